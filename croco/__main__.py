@@ -1,0 +1,47 @@
+"""The command line: `python -m croco <stage> --help`. Flags are generated from each stage's `run` and its config."""
+
+import importlib
+import sys
+
+STAGES = {
+    "prepare": "hub data set or local file -> English prompts",
+    "translate": "English prompts -> prompts in other languages",
+    "sample": "prompts -> n answers each from the policy",
+    "score": "answers -> rewards",
+    "pair": "rewards -> chosen and rejected",
+    "select": "prompts -> SFT rows: the data set's answers, or the best of n",
+    "train": "pairs or SFT rows -> LoRA adapter and merged model",
+    "benchmark": "a model -> EuroEval scores",
+    "answer": "a model -> its answers to m-ArenaHard",
+    "arena": "two models' answers -> verdicts and win rates",
+    "report": "everything above -> one HTML page",
+    "import-scores": "scored JSONL of the paper's released code -> prompts, samples, scores",
+    "show": "print any output's manifest and first rows",
+    "toy": "train the toy world: four small models and their data",
+}
+MODULES = {"import-scores": "croco.import_scores", "toy": "croco.toy.build"}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one stage; the exit status. A mistake in the input is one line on standard error, not a traceback."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m croco STAGE [flags]      python -m croco STAGE --help\n")
+        print("\n".join(f"  {name:14}{what}" for name, what in STAGES.items()))
+        return 0
+    stage, *flags = arguments
+    if stage not in STAGES:
+        print(f"croco: found stage {stage!r}; expected one of {', '.join(STAGES)}", file=sys.stderr)
+        return 2
+    run = importlib.import_module(MODULES.get(stage, f"croco.{stage}")).run
+    import tyro
+
+    try:
+        tyro.cli(run, prog=f"python -m croco {stage}", args=flags, config=(tyro.conf.OmitArgPrefixes,))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"croco {stage}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
