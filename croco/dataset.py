@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import croco
@@ -210,7 +211,7 @@ def unique(table: pa.Table, contract: str, name: str = "") -> pa.Table:
     key = list(rows.CONTRACTS[contract].key)
     groups = table.select(key).group_by(key).aggregate([([], "count_all")])
     if len(groups) < len(table):
-        twice = groups.filter(pa.compute.greater(groups["count_all"], 1)).slice(0, 1).to_pylist()[0]
+        twice = groups.filter(pc.greater(groups["count_all"], 1)).slice(0, 1).to_pylist()[0]
         number = twice.pop("count_all")
         raise ValueError(f"{name or contract}: found {number} rows with {twice}; expected each {key} once")
     return table

@@ -111,12 +111,11 @@ def conform(rows: pa.Table | Sequence[Mapping[str, object]], name: str) -> pa.Ta
         rows = pa.Table.from_pylist([dict(row) for row in rows], schema=schema) if rows else schema.empty_table()
     if sorted(rows.column_names) != sorted(schema.names):
         raise ValueError(f"{name}: found columns {rows.column_names}; expected {schema.names}")
-    table = rows.select(schema.names).cast(schema)
     for field in schema:
-        nulls = table[field.name].null_count
+        nulls = rows[field.name].null_count
         if nulls and not field.nullable:
             raise ValueError(f"{name}.{field.name}: found {nulls} null values; expected none")
-    return table
+    return rows.select(schema.names).cast(schema)
 
 
 def prompt_id_of(messages: Sequence[Mapping[str, object]]) -> str:

@@ -1,0 +1,113 @@
+"""Select: prompts (and scored answers) -> SFT rows, for the paper's supervised arms.
+
+    python -m croco select --prompts DIR DIR --out DIR
+    python -m croco select --prompts DIR DIR --samples DIR --scores DIR --completion best --out DIR
+
+`reference` is the data set's own answer, translated (In-Lang / All-Lang SFT); `best` is the answer of highest reward
+(Max-R SFT), chosen as `pair` chooses.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from croco import dataset
+from croco.candidates import Index, load, texts_of
+from croco.rows import CONTRACTS
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """Which completion a prompt is trained on."""
+
+    completion: str = "reference"
+    """`reference` (paper: SFT arms) or `best` (paper: Max-R)."""
+    pool: str = "language"
+    """For `best`: the best of each language, or of `all` languages, its prompt in its language (reference code)."""
+    cut_may_win: bool = False
+    """For `best`: whether an answer cut at the token limit may be chosen (reference code: yes; ours: no)."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in [("completion", ("reference", "best")), ("pool", ("language", "all"))]:
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: found {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+
+
+def run(
+    *,
+    prompts: list[Path],
+    samples: list[Path] = [],  # noqa: B006
+    scores: list[Path] = [],  # noqa: B006
+    out: Path,
+    config: SelectConfig = SelectConfig(),
+) -> dataset.Manifest:
+    """Write SFT rows.
+
+    Args:
+        prompts: Datasets of prompts; for `reference`, their references are the completions.
+        samples: For `best`: datasets of answers.
+        scores: For `best`: datasets of rewards.
+        out: Directory to write.
+    """
+    if (config.completion == "best") != bool(samples and scores):
+        raise ValueError(
+            f"completion: found {config.completion!r} with {len(samples)} samples and {len(scores)} scores datasets; "
+            "expected both for `best` and none for `reference`"
+        )
+    inputs = [*prompts, *samples, *scores]
+    writer = dataset.Writer(out, "sft", stage="select", version=VERSION, config=config, inputs=inputs)
+    tally = dataset.Tally("rows")
+    table = dataset.unique(dataset.read(prompts, "prompts"), "prompts")
+    writer.add(best(table, samples, scores, config, tally) if samples else references(table, tally))
+    return writer.finish(tally.counts())
+
+
+def references(prompts: pa.Table, tally: dataset.Tally) -> pa.Table:
+    """The prompts that have a reference, as SFT rows; the others are counted."""
+    has = prompts["reference"].is_valid()
+    for language, valid in zip(prompts["language"].to_pylist(), has.to_pylist(), strict=True):
+        tally.take(language)
+        if valid:
+            tally.keep(language)
+        else:
+            tally.drop(language, "no_reference")
+    return _rows(
+        prompts.filter(has), prompts["reference"].filter(has), pa.nulls(pc.sum(has).as_py() or 0, pa.float32())
+    )
+
+
+def best(
+    prompts: pa.Table, samples: list[Path], scores: list[Path], config: SelectConfig, tally: dataset.Tally
+) -> pa.Table:
+    """The best answer of each pool, as SFT rows; ties go to the smallest (language, sample_index)."""
+    index = Index(prompts)
+    answers, _ = load(index, samples, scores, dataset.Tally("answers"))
+    pool = answers.place if config.pool == "language" else answers.prompt
+    reward = np.where(answers.cut & (not config.cut_may_win), -np.inf, answers.reward)
+    first = np.flatnonzero(np.diff(pool, prepend=-1))
+    order = np.lexsort((-reward, pool))  # stable: of equal rewards the first stays first
+    chosen = order[first]
+    fit = np.isfinite(reward[chosen])
+    names = index.languages.to_pylist()
+    for number, able in zip(answers.language[first], fit, strict=True):
+        language = names[number] if config.pool == "language" else None
+        tally.take(language)
+        if able:
+            tally.keep(language)
+        else:
+            tally.drop(language, "none_choosable")
+    chosen = chosen[fit]
+    keys = np.sort(answers.key[chosen])
+    texts = texts_of(index, samples, keys).take(np.searchsorted(keys, answers.key[chosen]))
+    return _rows(index.rows(answers.place[chosen]), texts, answers.reward[chosen].astype(np.float32))
+
+
+def _rows(prompts: pa.Table, completion: object, reward: object) -> pa.Table:
+    columns = {name: prompts[name] for name in ("prompt_id", "language", "split")}
+    columns |= {"prompt": prompts["messages"], "completion": completion, "reward": reward}
+    return pa.table(columns).select(CONTRACTS["sft"].schema.names)

@@ -1,0 +1,72 @@
+"""Select: references or the best of n become SFT rows, and what has neither is counted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DatasetOf
+
+from croco import dataset, select
+from croco.select import SelectConfig
+
+PROMPT = {"source_dataset": None, "domain": None, "split": "train"}
+
+
+def prompt(prompt_id: str, language: str, reference: str | None = None) -> dict[str, Any]:
+    turns = [{"role": "user", "content": f"{prompt_id} {language}"}]
+    return PROMPT | {"prompt_id": prompt_id, "language": language, "messages": turns, "reference": reference}
+
+
+def scored(
+    dataset_of: DatasetOf, rewards: dict[tuple[str, str], list[float]], cut: tuple[str, str, int]
+) -> dict[str, list[Path]]:
+    keys = [
+        {"prompt_id": p, "language": code, "sample_index": i}
+        for (p, code), row in rewards.items()
+        for i in range(len(row))
+    ]
+    samples = [
+        k | {"text": f"{k['language']} {k['sample_index']}", "token_ids": [], "seed": 0, "identified": k["language"],
+             "finish_reason": "length" if tuple(k.values()) == cut else "stop"}
+        for k in keys
+    ]  # fmt: skip
+    scores = [k | {"reward": rewards[k["prompt_id"], k["language"]][k["sample_index"]]} for k in keys]
+    return {
+        "prompts": [dataset_of("prompts", [prompt(p, code) for p, code in rewards])],
+        "samples": [dataset_of("samples", samples)],
+        "scores": [dataset_of("scores", scores)],
+    }
+
+
+def test_references_become_completions_and_missing_ones_are_counted(dataset_of: DatasetOf, tmp_path: Path) -> None:
+    prompts = dataset_of("prompts", [prompt("p", "da", "svar"), prompt("q", "da"), prompt("p", "en", "answer")])
+    manifest = select.run(prompts=[prompts], out=tmp_path / "sft")
+    rows = dataset.read(tmp_path / "sft", "sft").to_pylist()
+    assert [(r["prompt_id"], r["language"], r["completion"], r["reward"]) for r in rows] == [
+        ("p", "da", "svar", None), ("p", "en", "answer", None),
+    ]  # fmt: skip
+    assert manifest.counts[0].dropped == {"no_reference": 1}
+
+
+@pytest.mark.parametrize(
+    ("knobs", "expected"),
+    [
+        ({}, [("p", "da", "da 1", 2.0), ("p", "de", "de 0", 3.0)]),  # da 0 is cut; of the equal de the first
+        ({"cut_may_win": True}, [("p", "da", "da 0", 9.0), ("p", "de", "de 0", 3.0)]),
+        ({"pool": "all"}, [("p", "de", "de 0", 3.0)]),
+    ],
+)
+def test_the_best_answer_wins(
+    dataset_of: DatasetOf, tmp_path: Path, knobs: dict[str, Any], expected: list[tuple]
+) -> None:
+    inputs = scored(dataset_of, {("p", "da"): [9.0, 2.0, 1.0], ("p", "de"): [3.0, 3.0, 0.0]}, cut=("p", "da", 0))
+    select.run(**inputs, out=tmp_path / "sft", config=SelectConfig(completion="best", **knobs))
+    rows = dataset.read(tmp_path / "sft", "sft").to_pylist()
+    assert [(r["prompt_id"], r["language"], r["completion"], r["reward"]) for r in rows] == expected
+    assert rows[0]["prompt"] == [{"role": "user", "content": f"p {expected[0][1]}"}]
+
+
+def test_best_without_scores_is_refused(dataset_of: DatasetOf, tmp_path: Path) -> None:
+    prompts = dataset_of("prompts", [prompt("p", "da", "svar")])
+    with pytest.raises(ValueError, match="found 'best' with 0 samples and 0 scores"):
+        select.run(prompts=[prompts], out=tmp_path / "sft", config=SelectConfig(completion="best"))
