@@ -1,0 +1,63 @@
+# CroCo. `make` lists the targets; `make run` and `make test` do everything on a machine that has Python 3.11.
+
+PYTHON ?= python3.11
+# Where pip finds PyTorch's CPU wheel, if not where it looks by itself (README, "Installing").
+TORCH_INDEX ?=
+OUT ?= runs
+
+TORCH := torch==2.13.0
+BIN := .venv/bin
+INSTALLED := .venv/installed
+TOY := .cache/toy
+
+.DEFAULT_GOAL := help
+.PHONY: help install toy run test test-fast lint format signal compile lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## make .venv with the locked environment
+
+$(INSTALLED): images/laptop.lock pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r images/laptop.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c "import torch; assert torch.version.cuda is None" || { echo "make install: found a PyTorch built \
+	for CUDA, or a broken one; expected the CPU wheel of $(TORCH): set TORCH_INDEX (README, Installing)"; exit 1; }
+	@touch $@
+
+toy: install  ## train the toy world (cached in .cache/toy)
+	$(BIN)/python -m croco toy --out $(TOY)
+
+run: toy  ## the whole flow on the toy world; prints the path of its report
+	$(BIN)/python -m pipelines run --toy $(TOY) --out $(OUT)
+
+test: lint toy  ## every test, with real vLLM, TRL, EuroEval and kfp.local
+	$(BIN)/python -m pytest
+
+test-fast: install  ## the tests that need no engine
+	$(BIN)/python -m pytest -m "not engine and not browser"
+
+lint: install  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+signal: toy  ## does the method work: tuned against base and a coin-flipped control, three seeds, on held-out prompts
+	$(BIN)/python tests/e2e/measure_signal.py --toy $(TOY) --out .cache/signal
+
+compile: install  ## the Kubeflow package, croco-preference.yaml
+	$(BIN)/python -m pipelines compile --out croco-preference.yaml
+
+lock: install  ## pin images/laptop.in with hashes into images/laptop.lock
+	$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv==0.13.8
+	.cache/uv/bin/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		--index-strategy unsafe-best-match --output-file images/laptop.lock images/laptop.in
+
+clean:  ## remove what runs leave behind; keeps .venv and the toy world
+	rm -rf $(OUT) croco-preference.yaml .pytest_cache .mypy_cache .ruff_cache .hypothesis
