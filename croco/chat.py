@@ -4,6 +4,7 @@ Every engine and trainer gets ids from here, never text, so that sampling, scori
 one BOS at most, the prompt a prefix of prompt + completion, and no special token smuggled in by user text.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -27,9 +28,17 @@ def template_sha256(tokenizer: Any) -> str:
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
 
 
+@functools.lru_cache(maxsize=16)
+def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Matches any special token: those with a role (BOS, EOS, ...), and turn marks, which some tokenizers only add."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    tokens = dict.fromkeys([*tokenizer.all_special_tokens, *(token.content for token in added if token.special)])
+    return re.compile("|".join(re.escape(token) for token in tokens) or r"(?!)")
+
+
 def special_token_in(tokenizer: Any, messages: Sequence[Message], *texts: str) -> str | None:
     """The first special token spelled out in any turn or text; None where there is none."""
-    pattern = re.compile("|".join(re.escape(token) for token in tokenizer.all_special_tokens) or r"(?!)")
+    pattern = _special_tokens(tokenizer)
     contents = [turn["content"] for turn in messages]
     for text in [*(part["text"] if isinstance(part, dict) else part for c in contents for part in _parts(c)), *texts]:
         if found := pattern.search(text):
@@ -41,9 +50,12 @@ def _parts(content: Any) -> Sequence[Any]:
     return content if isinstance(content, list) else [content]
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Ids of `messages`, which end with a user turn, up to where the assistant's answer begins."""
-    return _render(tokenizer, messages, add_generation_prompt=True)
+def prompt_ids(tokenizer: Any, messages: Sequence[Message], **template: Any) -> list[int]:
+    """Ids of `messages`, which end with a user turn, up to where the assistant's answer begins.
+
+    `template` holds the chat template's own switches, such as enable_thinking=False.
+    """
+    return _render(tokenizer, messages, add_generation_prompt=True, **template)
 
 
 def conversation_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> list[int]:
@@ -51,27 +63,25 @@ def conversation_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -
     return _render(tokenizer, [*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False)
 
 
-def completion_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
+def completion_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]] | None:
     """(prompt ids, completion ids) of a training row; the completion ends with the template's end of turn.
 
-    Raises: ValueError if the prompt's ids are not a prefix of the whole conversation's (facts: TRL #5213, #6105):
-    the model would be trained on other tokens than it is asked with.
+    None if the prompt's ids are no prefix of the whole conversation's (TRL #5213, #6105): the model would be trained on
+    other tokens than it is asked with. The template may rewrite what was answered, or the answer's first characters
+    merge with the prompt's last token.
     """
     prompt, whole = prompt_ids(tokenizer, messages), conversation_ids(tokenizer, messages, answer)
-    if whole[: len(prompt)] != prompt:
-        at = next(i for i, (a, b) in enumerate(zip(prompt, [*whole, None], strict=False)) if a != b)
-        raise ValueError(
-            f"chat template: found prompt and conversation to differ at token {at} of {len(prompt)}; expected the "
-            "prompt to be a prefix of the conversation; this template cannot be trained on"
-        )
-    return prompt, whole[len(prompt) :]
+    return (prompt, whole[len(prompt) :]) if whole[: len(prompt)] == prompt else None
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
+def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool, **template: Any) -> list[int]:
     if token := special_token_in(tokenizer, messages):
         raise ValueError(f"message: found the special token {token!r} in its text; expected plain text")
     ids = tokenizer.apply_chat_template(
-        [dict(turn) for turn in messages], add_generation_prompt=add_generation_prompt, return_dict=False
+        [dict(turn) for turn in messages],
+        add_generation_prompt=add_generation_prompt,
+        return_dict=False,
+        **template,
     )
     _check_bos(tokenizer, ids)
     return list(ids)

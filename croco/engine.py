@@ -4,10 +4,13 @@ Stages take an engine as an argument of type `Generate` or `Classify`, so a test
 module imports nothing heavy.
 """
 
+import dataclasses
+import functools
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from croco import chat
 
@@ -25,7 +28,7 @@ class Sampling:
     """0 is off."""
     presence_penalty: float = 0.0
     max_tokens: int = 4096
-    """Tokens an answer may have; one that gets there has finish_reason `length`."""
+    """Tokens an answer may have; one that gets there, or to the end of the context, has finish_reason `length`."""
     seed: int | None = None
 
 
@@ -34,7 +37,9 @@ class Completion:
     """One answer: `finish_reason` is `stop` (the model ended it) or `length` (it was cut)."""
 
     text: str
+    """Without special tokens."""
     token_ids: list[int]
+    """As generated, end of turn included."""
     finish_reason: str
 
 
@@ -46,53 +51,64 @@ Classify = Callable[[Sequence[list[int]]], list[float]]
 
 
 class Generator:
-    """A loaded language model; a `Generate`."""
+    """A loaded language model; a `Generate` that counts its tokens and seconds."""
 
     def __init__(self, llm: Any, tokenizer: Any) -> None:
         self.llm, self.tokenizer = llm, tokenizer
         self.max_model_len: int = llm.model_config.max_model_len
+        self.prompt_tokens, self.generated_tokens, self.seconds = 0, 0, 0.0
 
     def __call__(self, prompts: Sequence[list[int]], sampling: Sequence[Sampling]) -> list[list[Completion]]:
         from vllm import SamplingParams
 
-        params = [
-            SamplingParams(
-                n=s.n,
-                temperature=s.temperature,
-                top_p=s.top_p,
-                top_k=s.top_k,
-                presence_penalty=s.presence_penalty,
-                max_tokens=s.max_tokens,
-                seed=s.seed,
-            )
-            for s in sampling
-        ]
-        outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=True)
-        return [
-            [
-                Completion(c.text, list(c.token_ids), str(c.finish_reason))
-                for c in sorted(o.outputs, key=lambda c: c.index)
-            ]
-            for o in outputs
-        ]
+        began = time.monotonic()
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": ids} for ids in prompts],
+            [SamplingParams(**dataclasses.asdict(s)) for s in sampling],
+            use_tqdm=_progress(),
+        )
+        completions = [[_completion(output) for output in request.outputs] for request in outputs]
+        self.seconds += time.monotonic() - began
+        self.prompt_tokens += sum(map(len, prompts))
+        self.generated_tokens += sum(len(answer.token_ids) for answers in completions for answer in answers)
+        return completions
 
 
 class Classifier:
-    """A loaded reward model (sequence classification, one label); a `Classify`."""
+    """A loaded reward model (sequence classification, one label); a `Classify` that counts its tokens and seconds."""
 
     def __init__(self, llm: Any, tokenizer: Any) -> None:
         self.llm, self.tokenizer = llm, tokenizer
         self.max_model_len: int = llm.model_config.max_model_len
+        self.tokens, self.seconds = 0, 0.0
 
     def __call__(self, conversations: Sequence[list[int]]) -> list[float]:
+        if not conversations:
+            return []  # vLLM refuses an empty list
         from vllm import PoolingParams
 
+        began = time.monotonic()
         outputs = self.llm.classify(
             [{"prompt_token_ids": ids} for ids in conversations],
             pooling_params=PoolingParams(use_activation=False),  # the default squashes rewards through a sigmoid
-            use_tqdm=True,
+            use_tqdm=_progress(),
         )
+        self.seconds += time.monotonic() - began
+        self.tokens += sum(map(len, conversations))
         return [float(output.outputs.probs[0]) for output in outputs]
+
+
+def _completion(output: Any) -> Completion:
+    if output.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"vLLM: found finish_reason {output.finish_reason!r}; expected stop or length")
+    return Completion(output.text, list(output.token_ids), output.finish_reason)
+
+
+def _progress() -> Callable[..., Any]:
+    """A progress bar that goes when its call is done: a stage that works by parts shows its own around it."""
+    from tqdm import tqdm
+
+    return functools.partial(tqdm, leave=False)
 
 
 def load_generator(
@@ -106,13 +122,76 @@ def load_generator(
 def load_classifier(
     model: str, revision: str | None = None, *, max_model_len: int | None = None, gpus: int = 1
 ) -> Classifier:
-    """The reward model of a local folder or hub id."""
+    """The reward model of a local folder or hub id. Raises: ValueError if it is not one (see `_check_reward`)."""
+    _check_reward(model, revision)
     tokenizer = chat.load_tokenizer(model, revision)
     return Classifier(_llm(model, revision, max_model_len=max_model_len, gpus=gpus, runner="pooling"), tokenizer)
 
 
-def _llm(model: str, revision: str | None, *, max_model_len: int | None, gpus: int, runner: str = "generate") -> Any:
-    settings = _environment()
+def plain_rewards(model: str, revision: str | None, conversations: Sequence[list[int]]) -> list[float]:
+    """Rewards by a transformers forward of one conversation at a time, to hold vLLM's against; a `Classify`.
+
+    Call it before an engine is loaded: on a GPU both together would not fit. The weights are gone when it returns.
+    """
+    _check_reward(model, revision)
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    reward = AutoModelForSequenceClassification.from_pretrained(
+        model,
+        revision=revision,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=getattr(torch, dtype()),
+        device_map="auto" if torch.cuda.is_available() else None,
+    )
+    with torch.inference_mode():
+        logits = [reward(torch.tensor([ids], device=reward.device)).logits for ids in conversations]
+    rewards = [float(row[0, 0]) for row in logits]
+    del reward
+    torch.cuda.empty_cache()
+    return rewards
+
+
+def context(model: str, revision: str | None = None) -> int:
+    """Tokens that fit into the model's context, by its config."""
+    return int(_config(model, revision).get_text_config().max_position_embeddings)
+
+
+def dtype() -> Literal["bfloat16", "float32"]:
+    """What weights are computed in: bfloat16 on a GPU; on a CPU float32, the same text whatever the batch."""
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
+def _config(model: str, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+
+
+def _check_reward(model: str, revision: str | None) -> None:
+    """Raises: ValueError for a model that would get a head of random weights, or has more labels than one."""
+    config = _config(model, revision)
+    names = config.architectures or []
+    if config.num_labels != 1 or not any(name.endswith("ForSequenceClassification") for name in names):
+        raise ValueError(
+            f"{model}: found {names} with {config.num_labels} labels; expected a reward model, "
+            "...ForSequenceClassification with one label"
+        )
+
+
+def _llm(
+    model: str,
+    revision: str | None,
+    *,
+    max_model_len: int | None,
+    gpus: int,
+    runner: Literal["generate", "pooling"] = "generate",
+) -> Any:
+    length = max_model_len or context(model, revision)
+    settings = _environment(length)
     from vllm import LLM
 
     return LLM(
@@ -121,32 +200,32 @@ def _llm(model: str, revision: str | None, *, max_model_len: int | None, gpus: i
         revision=revision,
         tokenizer_revision=revision,
         trust_remote_code=False,
-        max_model_len=max_model_len,
+        load_format="safetensors",
+        dtype=dtype(),
+        max_model_len=length,
         tensor_parallel_size=gpus,
         enable_prefix_caching=True,
         **settings,
     )
 
 
-def _environment() -> dict[str, Any]:
+def _environment(length: int) -> dict[str, Any]:
     """Prepare the process for vLLM; the settings that differ between a GPU and a CPU (ours, measured)."""
     if os.environ.get("VLLM_PORT", "").startswith("tcp:"):
         del os.environ["VLLM_PORT"]  # a Kubernetes Service named vllm injects it, and vLLM reads it as a number
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    import torch
-
-    if torch.cuda.is_available():
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    if dtype() == "bfloat16":
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        return {"dtype": "bfloat16", "gpu_memory_utilization": 0.9}
-    # One process starts in 3 s instead of 20. A partial prefill crashes where a request has its own seed.
-    # float32 gives the same text whatever the batch.
+        return {"gpu_memory_utilization": 0.9}
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings are about the settings below
+    # One process starts in 3 s instead of 20. A partial prefill crashes where a request has its own seed; without it
+    # a batch must have room for the longest prompt.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     return {
-        "dtype": "float32",
-        "gpu_memory_utilization": 0.3,
+        "kv_cache_memory_bytes": 2**30,
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": 8192,
+        "max_num_batched_tokens": max(8192, length),
         "enforce_eager": True,
     }

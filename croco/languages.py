@@ -68,7 +68,7 @@ def check(codes: Iterable[str]) -> tuple[str, ...]:
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     identifier.set_languages(sorted({language.base for language in LANGUAGES.values()}))
     return identifier
 

@@ -1,1 +1,1 @@
-"""The toy world: a tiny multilingual universe in which the whole CroCo method runs on a laptop, honestly, in minutes."""
+"""The toy world: a tiny multilingual universe in which the whole CroCo method runs on a laptop, in minutes."""

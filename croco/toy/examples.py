@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from croco.toy.world import (
     LANGUAGES,
     NOUNS,
     TRAIN,
     Answer,
-    Question,
+    Opener,
     draw_answer,
     draw_question,
     judge_prompt,
@@ -47,49 +47,41 @@ def draw_answered_question(rng: random.Random) -> Turn:
     return Turn(question.render(language), draw_answer(rng, question.noun).render(language))
 
 
-def draw_plan(rng: random.Random, nouns: range) -> Question | Answer:
-    """Return a question or an answer about one of `nouns`, equally often."""
-    question = draw_question(rng, nouns)
-    return question if rng.random() < 0.5 else replace(draw_wide_answer(rng, question.noun), noun=question.noun)
-
-
-def draw_translation(rng: random.Random, nouns: range, sources: tuple[str, ...] = LANGUAGES) -> Turn:
-    """Return a translation of a random text about one of `nouns`, from one of `sources` to another language."""
+def draw_translation(rng: random.Random, sources: tuple[str, ...] = LANGUAGES) -> Turn:
+    """Return the translation of a question or an answer, equally often, from one of `sources` to another language."""
     source = rng.choice(sources)
     target = rng.choice([language for language in LANGUAGES if language != source])
-    plan = draw_plan(rng, nouns)
+    question = draw_question(rng, EVERY_NOUN)
+    plan = question if rng.random() < 0.5 else draw_wide_answer(rng, question.noun)
     return Turn(plan.render(source), plan.render(target), (source, target))
 
 
 def draw_policy_turn(rng: random.Random) -> Turn:
     """Return an example for the policy: three in four are answered questions, the rest translations."""
-    return draw_answered_question(rng) if rng.random() < 0.75 else draw_translation(rng, EVERY_NOUN)
+    return draw_answered_question(rng) if rng.random() < 0.75 else draw_translation(rng)
 
 
 def draw_translator_turn(rng: random.Random) -> Turn:
-    """Return an example for the translator, from English: a text about a training noun, or any noun by itself."""
-    if rng.random() < 0.7:
-        return draw_translation(rng, TRAIN, sources=("en",))
-    noun, target = rng.choice(NOUNS), rng.choice(LANGUAGES[1:])
-    return Turn(noun["en"], noun[target], ("en", target))
+    """Return an example for the translator, from English into another language."""
+    return draw_translation(rng, sources=("en",))
 
 
 def draw_wide_answer(rng: random.Random, noun: int) -> Answer:
     """Return a random answer of any quality, all of them well represented."""
-    opener: Literal["none", "polite", "rude"] = rng.choices(("none", "polite", "rude"), (0.4, 0.45, 0.15))[0]
+    opener: Opener = rng.choices(("none", "polite", "rude"), (0.4, 0.45, 0.15))[0]
     facts = tuple(rng.sample(range(5), rng.choices((1, 2, 3, 4, 5), (3, 3, 3, 2, 1))[0]))
     return Answer(noun, facts, opener, rng.random() < 0.5, rng.randrange(2))
 
 
 def draw_flawed_answer(rng: random.Random, answer: Answer, language: str) -> str:
-    """Return a spoiled form of an answer: about another noun, cut short, or with a fact told twice."""
+    """Return a spoiled form of an answer: about another noun, cut short, or with facts told again."""
     flaw = rng.choice(("off topic", "cut", "repeated"))
     if flaw == "off topic":
         return replace(answer, noun=rng.choice([noun for noun in EVERY_NOUN if noun != answer.noun])).render(language)
     if flaw == "cut":
         words = answer.render(language).split(" ")
         return " ".join(words[: rng.randrange(2, len(words))])
-    return replace(answer, facts=(*answer.facts, rng.choice(answer.facts))).render(language)
+    return replace(answer, facts=(*answer.facts, *rng.choices(answer.facts, k=rng.randint(1, 4)))).render(language)
 
 
 def draw_answers(rng: random.Random, noun: int, language: str, flawed: float) -> tuple[str, str]:
@@ -101,11 +93,11 @@ def draw_answers(rng: random.Random, noun: int, language: str, flawed: float) ->
 
 
 def draw_preference(rng: random.Random, language: str = "en", nouns: range = TRAIN) -> Preference:
-    """Return a preference by the oracle; 35 % of the pairs hold an answer that is off topic, cut or repeats itself."""
+    """Return a preference by the oracle; half of the pairs hold an answer that is off topic, cut or repeats itself."""
     question = draw_question(rng, nouns)
     text = question.render(language)
     while True:
-        first, second = draw_answers(rng, question.noun, language, flawed=0.35)
+        first, second = draw_answers(rng, question.noun, language, flawed=0.5)
         value, other = oracle(language, text, first), oracle(language, text, second)
         if value != other:
             return Preference(text, *((first, second) if value > other else (second, first)))

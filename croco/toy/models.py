@@ -96,6 +96,16 @@ def build_policy(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return Qwen3ForCausalLM(config)
 
 
+def build_reward_model(policy: PreTrainedModel) -> PreTrainedModel:
+    """Return an untrained reward model: the policy's backbone with a head of one number."""
+    from transformers import Qwen3Config, Qwen3ForSequenceClassification
+
+    config = Qwen3Config.from_dict({**policy.config.to_dict(), "num_labels": 1})
+    model = Qwen3ForSequenceClassification(config)
+    model.model.load_state_dict(policy.model.state_dict())
+    return model
+
+
 def render(tokenizer: PreTrainedTokenizerFast, turn: Turn) -> tuple[str, str]:
     """Return the prompt through the chat template, and the completion with its end mark."""
     template = CHAT_TEMPLATE if turn.translate is None else TRANSLATOR_TEMPLATE
@@ -152,7 +162,8 @@ def fit(
     optimizer = torch.optim.AdamW(weights, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.1)
     model.train()
-    with tqdm(range(steps), desc=f"toy {name}", mininterval=1) as bar:
+    line = 1 if name == "judge" else 0  # it trains beside the others
+    with tqdm(range(steps), desc=f"toy {name}", mininterval=1, position=line) as bar:
         for _ in bar:
             loss = loss_of()
             loss.backward()
@@ -213,11 +224,10 @@ def fit_reward_model(
 def rewards(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]
 ) -> torch.Tensor:
-    """Return the reward of each (question, answer), shape [len(texts)]."""
+    """Return the reward of each (question, answer), shape [len(texts)]; the last token before the padding gives it."""
     chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in texts]
     rows = tokenizer([str(tokenizer.apply_chat_template(chat, tokenize=False)) for chat in chats])["input_ids"]
-    tokens = pad(rows, tokenizer.pad_token_id)
-    return model(input_ids=tokens, attention_mask=(tokens != tokenizer.pad_token_id).long()).logits[:, 0]
+    return model(input_ids=pad(rows, tokenizer.pad_token_id)).logits[:, 0]
 
 
 def generate(
@@ -227,14 +237,16 @@ def generate(
     prompts = [render(tokenizer, turn)[0] for turn in turns]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    output = model.generate(**inputs, max_new_tokens=80, **sampling)
+    output: torch.Tensor = model.generate(**inputs, max_new_tokens=80, **sampling)  # type: ignore[operator]
     return list(tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write model (float32), tokenizer, chat template and generation config to `folder`."""
     from transformers import GenerationConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     if model.can_generate():
         model.generation_config = GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id

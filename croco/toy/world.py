@@ -139,6 +139,9 @@ VERDICT = re.compile(r"\[\[(A|B|C)\]\]")
 """The judge's verdict: A or B is better, or C, a tie. Where there are several, the last one counts."""
 
 
+Opener = Literal["none", "polite", "rude"]
+
+
 @dataclass(frozen=True)
 class Question:
     """A question in no particular language."""
@@ -159,7 +162,7 @@ class Answer:
 
     noun: int  # index into NOUNS
     facts: tuple[int, ...]  # indices into FACTS, in the order told
-    opener: Literal["none", "polite", "rude"] = "none"
+    opener: Opener = "none"
     closing: bool = False
     wording: int = 0  # 0 or 1: which wording of opener and closing
 
@@ -233,15 +236,15 @@ def draw_answer(rng: random.Random, noun: int) -> Answer:
     """Return a random answer as the untuned policy gives it: sometimes rude, often curt, seldom off topic."""
     if rng.random() < 0.05:
         noun = rng.randrange(len(NOUNS))
-    count = rng.choices((1, 2, 3, 4), (0.4, 0.3, 0.2, 0.1))[0]
-    opener = rng.choices(("rude", "polite", "none"), (0.1, 0.315, 0.585))[0]
+    count = rng.choices((1, 2, 3, 4, 5), (0.4, 0.3, 0.15, 0.1, 0.05))[0]
+    opener: Opener = rng.choices(("rude", "polite", "none"), (0.1, 0.315, 0.585))[0]
     return Answer(noun, tuple(rng.sample(range(5), count)), opener, rng.random() < 0.3, rng.randrange(2))
 
 
 def draw_good_answer(rng: random.Random, noun: int) -> Answer:
     """Return a random answer as a careful writer gives it: on topic, two to four facts, usually polite."""
     facts = tuple(rng.sample(range(5), rng.choice((2, 3, 4))))
-    opener: Literal["polite", "none"] = "polite" if rng.random() < 0.6 else "none"
+    opener: Opener = "polite" if rng.random() < 0.6 else "none"
     return Answer(noun, facts, opener, rng.random() < 0.6, rng.randrange(2))
 
 

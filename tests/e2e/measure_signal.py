@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pipelines.toy import parameters
 
 from croco import dataset, pair, prepare, rows, sample, score, train, translate
 from croco.toy import world
+from pipelines.toy import parameters
 
 ORACLE_OVER_CONTROL = 0.15
 """The oracle's mean must rise by this much more than the control's, in every language and for every seed."""

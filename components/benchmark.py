@@ -1,0 +1,48 @@
+"""Benchmark, as a component."""
+
+# ruff: noqa: UP045 - kfp does not read `X | None`
+from typing import Optional
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+from components import images
+
+
+@dsl.component(base_image=images.EUROEVAL, install_kfp_package=False)
+def benchmark(
+    model: str,
+    scores: Output[Dataset],
+    metrics: Output[Metrics],
+    revision: Optional[str] = None,
+    datasets: Optional[str] = None,
+    languages: list[str] = ["da", "nl", "en", "fr", "de", "it", "es"],  # noqa: B006
+    names: list[str] = [],  # noqa: B006
+    iterations: int = 3,
+    test_split: bool = True,
+    few_shot: bool = True,
+    max_failed: float = 0.1,
+    trained: Input[Model] = None,
+) -> None:
+    """EuroEval's scores of a model: of `model` itself, or of `trained`, which `train` made from it."""
+    from pathlib import Path
+
+    from components import scalars
+    from croco.benchmark import BenchmarkConfig, run
+
+    config = BenchmarkConfig(
+        languages=tuple(languages),
+        names=tuple(names),
+        iterations=iterations,
+        test_split=test_split,
+        few_shot=few_shot,
+        max_failed=max_failed,
+    )
+    manifest = run(
+        model=f"{trained.path}/merged" if trained else model,
+        revision=None if trained else revision,
+        datasets=Path(datasets) if datasets else None,
+        out=Path(scores.path),
+        config=config,
+    )
+    scalars.log(manifest, metrics)

@@ -1,0 +1,46 @@
+"""Pair, as a component."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Output
+
+from components import images
+
+
+@dsl.component(base_image=images.CPU, install_kfp_package=False)
+def pair(
+    prompts: Input[Dataset],
+    samples: Input[Dataset],
+    scores: Input[Dataset],
+    pairs: Output[Dataset],
+    metrics: Output[Metrics],
+    pool: str = "language",
+    rejected_target: str = "mean-2std",
+    k: float = 2.0,
+    prompt_source: str = "chosen",
+    language_guard: str = "count",
+    cut_may_win: bool = False,
+    seed: int = 0,
+) -> None:
+    """Preference pairs of scored answers; `prompts` is a folder of data sets."""
+    from pathlib import Path
+
+    from components import scalars
+    from croco.pair import PairConfig, run
+
+    config = PairConfig(
+        pool=pool,
+        rejected_target=rejected_target,
+        k=k,
+        prompt_source=prompt_source,
+        language_guard=language_guard,
+        cut_may_win=cut_may_win,
+        seed=seed,
+    )
+    manifest = run(
+        prompts=sorted(Path(prompts.path).iterdir()),
+        samples=[Path(samples.path)],
+        scores=[Path(scores.path)],
+        out=Path(pairs.path),
+        config=config,
+    )
+    scalars.log(manifest, metrics)

@@ -1,0 +1,58 @@
+"""Report, as a component."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Output
+
+from components import images
+
+
+@dsl.component(base_image=images.CPU, install_kfp_package=False)
+def report(
+    english: Input[Dataset],
+    prompts: Input[Dataset],
+    samples: Input[Dataset],
+    scores: Input[Dataset],
+    pairs: Input[Dataset],
+    training: Input[Artifact],
+    benchmarks_base: Input[Dataset],
+    benchmarks_tuned: Input[Dataset],
+    answers_base: Input[Dataset],
+    answers_tuned: Input[Dataset],
+    verdicts: Input[Dataset],
+    report: Output[Artifact],
+    page: Output[HTML],
+    summary: Output[Markdown],
+    metrics: Output[Metrics],
+    title: str = "CroCo report",
+    samples_per_language: int = 3,
+    max_characters: int = 1500,
+    bins: int = 40,
+    seed: int = 0,
+) -> None:
+    """What the run gained and lost, as one HTML page and a Markdown summary."""
+    import shutil
+    from pathlib import Path
+
+    from components import scalars
+    from croco.report import ReportConfig, run
+
+    out = Path(report.path)
+    manifest = run(
+        out=out,
+        prompts=[Path(english.path), *Path(prompts.path).glob("translated")],
+        samples=[Path(samples.path)],
+        scores=[Path(scores.path)],
+        pairs=Path(pairs.path),
+        training=Path(training.path),
+        benchmarks_base=Path(benchmarks_base.path),
+        benchmarks_tuned=Path(benchmarks_tuned.path),
+        answers_base=Path(answers_base.path),
+        answers_tuned=Path(answers_tuned.path),
+        verdicts=Path(verdicts.path),
+        config=ReportConfig(
+            title=title, samples_per_language=samples_per_language, max_characters=max_characters, bins=bins, seed=seed
+        ),
+    )
+    shutil.copy(out / "report.html", page.path)
+    shutil.copy(out / "report.md", summary.path)
+    scalars.log(manifest, metrics)

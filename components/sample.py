@@ -1,0 +1,48 @@
+"""Sample, as a component."""
+
+# ruff: noqa: UP045 - kfp does not read `X | None`
+from typing import Optional
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Output
+
+from components import images
+
+
+@dsl.component(base_image=images.GPU, install_kfp_package=False)
+def sample(
+    prompts: Input[Dataset],
+    model: str,
+    samples: Output[Dataset],
+    metrics: Output[Metrics],
+    revision: Optional[str] = None,
+    n: int = 64,
+    temperature: Optional[float] = None,
+    top_p: Optional[float] = None,
+    top_k: Optional[int] = None,
+    max_tokens: Optional[int] = None,
+    seed: int = 0,
+    max_model_len: Optional[int] = None,
+    min_room: int = 256,
+    gpus: str = "1",
+) -> None:
+    """The policy's answers, n a prompt; `prompts` is a folder of data sets."""
+    from pathlib import Path
+
+    from components import scalars
+    from croco.sample import SampleConfig, run
+
+    config = SampleConfig(
+        n=n,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_tokens=max_tokens,
+        seed=seed,
+        max_model_len=max_model_len,
+        min_room=min_room,
+        gpus=int(gpus),
+    )
+    datasets = sorted(Path(prompts.path).iterdir())
+    manifest = run(prompts=datasets, model=model, revision=revision, out=Path(samples.path), config=config)
+    scalars.log(manifest, metrics)

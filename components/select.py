@@ -1,0 +1,33 @@
+"""Select, as a component."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Output
+
+from components import images
+
+
+@dsl.component(base_image=images.CPU, install_kfp_package=False)
+def select(
+    prompts: Input[Dataset],
+    rows: Output[Dataset],
+    metrics: Output[Metrics],
+    completion: str = "reference",
+    pool: str = "language",
+    cut_may_win: bool = False,
+    samples: Input[Dataset] = None,
+    scores: Input[Dataset] = None,
+) -> None:
+    """SFT rows: the data set's own answers, or the best of scored ones; `prompts` is a folder of data sets."""
+    from pathlib import Path
+
+    from components import scalars
+    from croco.select import SelectConfig, run
+
+    manifest = run(
+        prompts=sorted(Path(prompts.path).iterdir()),
+        samples=[Path(samples.path)] if samples else [],
+        scores=[Path(scores.path)] if scores else [],
+        out=Path(rows.path),
+        config=SelectConfig(completion=completion, pool=pool, cut_may_win=cut_may_win),
+    )
+    scalars.log(manifest, metrics)

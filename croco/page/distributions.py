@@ -1,0 +1,182 @@
+"""Distributions: languages and rewards of many rows -> shares, means and histograms, each with its interval.
+
+Only narrow columns are read, each as a whole: nine million rewards are a few seconds' work.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from croco import dataset, evidence
+
+ALL = "all"
+"""The row of a table that is about every language together."""
+
+Rows = list[dict[str, Any]]
+
+
+def _per_cluster(table: pa.Table, cluster: str, *columns: str) -> pa.Table:
+    """Sums of `columns`, and rows, of each language and cluster; single-threaded, so that sums repeat to the bit."""
+    groups = table.group_by(["language", cluster], use_threads=False)
+    return groups.aggregate([*((name, "sum") for name in columns), ([], "count_all")])
+
+
+def _by_language(table: pa.Table, cluster: str) -> Iterator[tuple[str, pa.Table]]:
+    """(language, its rows of `_per_cluster`), and where there are several, last, ALL with a row a cluster."""
+    codes = sorted(pc.unique(table["language"]).to_pylist())
+    for code in codes:
+        yield code, table.filter(pc.equal(table["language"], code))
+    if len(codes) > 1:
+        names = [name for name in table.column_names if name not in ("language", cluster)]
+        together = table.group_by(cluster, use_threads=False).aggregate([(name, "sum") for name in names])
+        yield ALL, together.rename_columns({f"{name}_sum": name for name in names})
+
+
+# Language fidelity: the share of texts in the language asked for
+
+
+def _in_language(table: pa.Table) -> pa.Array:
+    """1 where the text is in the language asked for (whatever its region), else 0, also where it has no letters."""
+    base = pc.replace_substring_regex(table["language"], "-.*", "")
+    return pc.fill_null(pc.equal(table["identified"], base), False).cast(pa.int64())
+
+
+def sampled(samples: Sequence[Path]) -> Rows:
+    """Language fidelity of sampled answers."""
+    table = dataset.read(samples, "samples", ["language", "prompt_id", "identified"])
+    counted = _per_cluster(table.append_column("hit", _in_language(table)), "prompt_id", "hit")
+    return [
+        {"language": code, **asdict(evidence.share(part["hit_sum"], part["count_all"]))}
+        for code, part in _by_language(counted, "prompt_id")
+    ]
+
+
+def translated(prompts: Sequence[dataset.Manifest]) -> Rows:
+    """Language fidelity of translated prompts as `translate` measured it: its manifest has the shares, its counts the
+    rows. No interval where the two do not go together.
+    """
+    found = []
+    for manifest in prompts:
+        for code, value in sorted(manifest.metrics.get("language_fidelity", {}).items()):
+            unit = manifest.counts[0].unit
+            n = sum(count.rows_out for count in manifest.counts if (count.unit, count.language) == (unit, code))
+            if n and math.isclose(round(value * n), value * n, abs_tol=1e-6 * n):
+                estimate = evidence.share(np.arange(n) < round(value * n), np.ones(n))
+            else:
+                estimate = evidence.Estimate(value, None, None, n, n)
+            found.append({"language": code, **asdict(estimate)})
+    return found
+
+
+def answered(base: Path | None, tuned: Path | None) -> dict[str, Any]:
+    """`languages`: per language `base`, `tuned` and their `change` over the questions that both answered (None for
+    what is missing); `left_out`: answers of each to a question that the other did not answer.
+    """
+    tables = {name: _answers(path, name) for name, path in (("base", base), ("tuned", tuned)) if path}
+    if len(tables) == 1:
+        (joined,) = tables.values()
+    else:
+        key = ["question_id", "language"]
+        joined = tables["base"].join(tables["tuned"], key, join_type="inner", use_threads=False)
+        if not len(joined):
+            raise ValueError(f"{base}, {tuned}: found no question that both answered; expected the same questions")
+    found = []
+    for code, part in _by_language(_per_cluster(joined, "question_id", *tables), "question_id"):
+        hits = {name: part[f"{name}_sum"] for name in tables}
+        row: dict[str, Any] = {"language": code, "base": None, "tuned": None, "change": None, "verdict": None}
+        row |= {name: asdict(evidence.share(counted, part["count_all"])) for name, counted in hits.items()}
+        if len(hits) == 2:
+            changed = evidence.change(hits["base"], hits["tuned"], part["count_all"])
+            row |= {"change": asdict(changed), "verdict": evidence.verdict(changed.low, changed.high)}
+        found.append(row)
+    return {"languages": found, "left_out": {name: len(table) - len(joined) for name, table in tables.items()}}
+
+
+def _answers(path: Path, name: str) -> pa.Table:
+    """question_id, language, and a column `name` with 1 where the answer is in the language asked for."""
+    key = ["question_id", "language", "generator"]
+    table = dataset.unique(dataset.read(path, "answers", [*key, "identified"]), "answers", str(path))
+    return table.select(key[:2]).append_column(name, _in_language(table))
+
+
+# Rewards
+
+
+def rewards(scores: Sequence[Path], pairs: Path | None, bins: int) -> tuple[dict[str, Any] | None, ...]:
+    """Rewards of all answers per language, and the pairs made of them; None for what is missing.
+
+    The histograms of all, chosen and rejected rewards have the same edges.
+    """
+    scored = dataset.read(scores, "scores", ["language", "prompt_id", "reward"]) if scores else None
+    names = ["prompt_language", "chosen_language", "rejected_language", "chosen_reward", "rejected_reward"]
+    paired = dataset.read(pairs, "pairs", names) if pairs else None
+    values = [scored["reward"].to_numpy()] if scored else []
+    values += [paired[side].to_numpy() for side in ("chosen_reward", "rejected_reward")] if paired else []
+    if not values:
+        return None, None
+    edges = _edges(values, bins)
+    return _scored(scored, edges) if scored else None, _paired(paired, edges, bins) if paired else None
+
+
+def _edges(columns: Sequence[NDArray[Any]], bins: int) -> NDArray[np.float64]:
+    """`bins` + 1 edges from the lowest to the highest value of all columns, so that no value is left out."""
+    low, high = min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("rewards: found a value that is not finite; expected numbers; run `croco score` again")
+    return np.linspace(low, high, bins + 1) if high > low else np.linspace(low - 0.5, high + 0.5, bins + 1)
+
+
+def _spread(values: NDArray[np.float64], edges: NDArray[np.float64]) -> dict[str, Any]:
+    names = ("min", "q25", "median", "q75", "max")
+    return {
+        "std": float(values.std()),
+        **dict(zip(names, np.percentile(values, [0, 25, 50, 75, 100]).tolist(), strict=True)),
+        "histogram": np.histogram(values, edges)[0].tolist(),
+    }
+
+
+def _scored(table: pa.Table, edges: NDArray[np.float64]) -> dict[str, Any]:
+    table = table.set_column(2, "reward", table["reward"].cast(pa.float64()))
+    found = []
+    for code, part in _by_language(_per_cluster(table, "prompt_id", "reward"), "prompt_id"):
+        here = table if code == ALL else table.filter(pc.equal(table["language"], code))
+        estimate = evidence.mean(part["reward_sum"], part["count_all"])
+        found.append({"language": code, **asdict(estimate), **_spread(here["reward"].to_numpy(), edges)})
+    return {"edges": edges.tolist(), "languages": found}
+
+
+def _paired(table: pa.Table, edges: NDArray[np.float64], bins: int) -> dict[str, Any]:
+    """`margins` (chosen minus rejected) by the prompt's language; `picked` rewards and `mix` by the answer's."""
+    reward = {side: table[f"{side}_reward"].to_numpy().astype(np.float64) for side in ("chosen", "rejected")}
+    language = {side: np.array(table[f"{side}_language"].to_pylist()) for side in ("prompt", *reward)}
+    margin, each = reward["chosen"] - reward["rejected"], np.ones(len(table))
+    margin_edges = _edges([margin], bins)
+    codes = sorted(set(language["prompt"].tolist()))
+    margins = []
+    for code in [*codes, ALL] if len(codes) > 1 else codes:
+        here = margin if code == ALL else margin[language["prompt"] == code]
+        margins.append(
+            {"language": code, **asdict(evidence.mean(here, np.ones(len(here)))), **_spread(here, margin_edges)}
+        )
+    mix, picked = [], []
+    for code in sorted({*language["chosen"].tolist(), *language["rejected"].tolist()}):
+        where = {side: language[side] == code for side in reward}
+        mix.append({"language": code, **{side: asdict(evidence.share(where[side], each)) for side in reward}})
+        histograms = {side: np.histogram(reward[side][where[side]], edges)[0].tolist() for side in reward}
+        picked.append({"language": code, **histograms})
+    across = asdict(evidence.share(language["chosen"] != language["rejected"], each))
+    return {
+        "edges": edges.tolist(),
+        "picked": picked,
+        "margin_edges": margin_edges.tolist(),
+        "margins": margins,
+        "mix": mix,
+        "across_languages": across,
+    }

@@ -1,0 +1,162 @@
+"""Report: everything a run wrote -> one self-contained HTML page, the same in Markdown, the same numbers as JSON.
+
+    python -m croco report --pairs DIR --training DIR --benchmarks-base DIR --benchmarks-tuned DIR ... --out DIR
+
+The page loads nothing from anywhere and runs no script; every text is escaped. It says no more than the 95 %
+intervals allow, and what was not given it says is missing. The numbers come from croco.page.findings, what may be said
+of them from croco.evidence and croco.page.wording, the charts from croco.page.charts.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from croco import dataset
+from croco.page import charts, excerpts, findings, wording
+
+VERSION = 1
+LARGE = 5_000_000
+"""Bytes of HTML beyond which mail and the Kubeflow UI show it badly (ours)."""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the report shows."""
+
+    title: str = "CroCo report"
+    """Heading of the page."""
+    samples_per_language: int = 3
+    """Questions, and pairs, shown as text for each language, 0 to 50 (ours)."""
+    max_characters: int = 1500
+    """Characters of a text that are shown, 1 to 100,000; the page says what was cut (ours)."""
+    bins: int = 40
+    """Bins of a histogram, 5 to 200 (ours)."""
+    seed: int = 0
+    """For the choice of the texts shown (ours)."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in [("samples_per_language", 0, 50), ("max_characters", 1, 100_000), ("bins", 5, 200)]:
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}: found {getattr(self, name)}; expected {low} to {high}")
+
+
+def run(
+    *,
+    out: Path,
+    prompts: Sequence[Path] = (),
+    samples: Sequence[Path] = (),
+    scores: Sequence[Path] = (),
+    pairs: Path | None = None,
+    training: Path | None = None,
+    benchmarks_base: Path | None = None,
+    benchmarks_tuned: Path | None = None,
+    answers_base: Path | None = None,
+    answers_tuned: Path | None = None,
+    verdicts: Path | None = None,
+    config: ReportConfig = ReportConfig(),
+) -> dataset.Manifest:
+    """Write report.html, report.md and report.json of whatever is given.
+
+    Args:
+        out: Directory to write.
+        prompts: Datasets of prompts, prepared and translated.
+        samples: Datasets of answers sampled.
+        scores: Datasets of rewards.
+        pairs: Dataset of preference pairs.
+        training: What `train` wrote.
+        benchmarks_base: EuroEval scores of the base model.
+        benchmarks_tuned: EuroEval scores of the tuned model.
+        answers_base: The base model's answers to the arena's questions.
+        answers_tuned: The tuned model's.
+        verdicts: The judge's verdicts on them.
+    """
+    inputs = findings.Inputs(
+        prompts, samples, scores, pairs, training, benchmarks_base, benchmarks_tuned, answers_base, answers_tuned,
+        verdicts,
+    )  # fmt: skip
+    directories = [directory for _, directory in inputs.named()]
+    if not directories:
+        raise ValueError("report: found no input; expected the output of at least one stage, as in --pairs DIR")
+    numbers = findings.collect(inputs, bins=config.bins)
+    numbers = {"title": wording.visible(config.title), "summary": wording.summarize(numbers), **numbers}
+    choice = (config.samples_per_language, config.max_characters, config.seed)
+    texts = {
+        "answers": excerpts.answers(answers_base, answers_tuned, verdicts, *choice),
+        "pairs": excerpts.pairs(pairs, *choice) if pairs else [],
+    }
+    pages = render(numbers, texts, config)
+    writer = dataset.Writer(out, None, stage="report", version=VERSION, config=config, inputs=directories)
+    if (size := len(pages["report.html"].encode())) > LARGE:
+        writer.warn(f"report.html has {size / 1e6:.1f} MB; lower --samples-per-language or --max-characters")
+    for name, page in pages.items():
+        (Path(out) / name).write_text(page, encoding="utf-8")
+        writer.attach(Path(out) / name)
+    shown = dataset.Count("inputs", None, len(directories), len(directories))
+    return writer.finish([shown], metrics=headline(numbers))
+
+
+def headline(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers by which runs are compared, for the manifest and Kubeflow's Metrics."""
+    found: dict[str, Any] = {"says": {row["section"]: row["verdict"] for row in numbers["summary"]}}
+    if numbers["benchmarks"]:
+        found["benchmarks"] = dict(Counter(row["verdict"] for row in numbers["benchmarks"] if row["verdict"]))
+    if numbers["win_rates"]:
+        rows = numbers["win_rates"]["languages"]
+        found |= {name: {row["language"]: row.get(name) for row in rows} for name in ("win_rate", "length_controlled")}
+    if numbers["answers"]:
+        rows = [row for row in numbers["answers"]["languages"] if row["change"]]
+        found["language_fidelity_change"] = {row["language"]: row["change"]["value"] for row in rows}
+    return found
+
+
+def render(numbers: dict[str, Any], texts: dict[str, Any], config: ReportConfig) -> dict[str, str]:
+    """report.html, report.md and report.json by name. Every text goes through autoescape, in Markdown too."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("croco.page", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = (
+        wording.share,
+        wording.signed,
+        wording.number,
+        wording.between,
+        wording.short,
+        wording.interval,
+        wording.name,
+    )
+    environment.filters |= {function.__name__: function for function in filters} | {"plain": markdown}
+    environment.globals |= {"symbols": wording.SYMBOLS, "change": wording.CHANGE, "parity": wording.PARITY}
+    flow = stages(numbers["flow"])
+    values = {"numbers": numbers, "texts": texts, "config": config, "stages": flow}
+    return {
+        "report.html": environment.get_template("report.html.j2").render(**values, charts=charts.draw(numbers, flow)),
+        "report.md": environment.get_template("report.md.j2").render(**values),
+        "report.json": json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+    }
+
+
+def markdown(text: object) -> str:
+    """`text` on one line, with what Markdown would take for markup escaped (HTML's is autoescape's work)."""
+    return "".join(f"\\{c}" if c in "\\`*_[]|#~!" else c for c in " ".join(str(text).split()))
+
+
+def stages(flow: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The flow's counts over all languages, one row for each input's stage and unit, in order."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for count in flow:
+        key = (count["input"], count["stage"], count["unit"])
+        row = found.setdefault(key, {"rows_in": 0, "rows_out": 0, "dropped": Counter(), "languages": []})
+        row["rows_in"] += count["rows_in"]
+        row["rows_out"] += count["rows_out"]
+        row["dropped"].update(count["dropped"])
+        row["languages"].append(count)
+    return [{"input": name, "stage": stage, "unit": unit} | row for (name, stage, unit), row in found.items()]

@@ -1,0 +1,1 @@
+"""Pipelines: the stages' components wired together, for a laptop and for Kubeflow."""

@@ -1,0 +1,102 @@
+"""The pipelines' command line: `python -m pipelines compile` for Kubeflow, `python -m pipelines run` for a laptop."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TOY = Path(".cache/toy")
+RUNS = Path("runs")
+PAGES = ("report.html", "report.md", "report.json")
+
+
+def compile_package(out: Path) -> None:
+    """Write the package that Kubeflow takes: the pipeline and what its tasks ask of Kubernetes."""
+    from kfp.compiler import Compiler
+
+    from pipelines.preference import preference
+
+    if out.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"--out: found {out}; expected a name that ends in .yaml")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Compiler().compile(preference, str(out))
+    print(out)
+
+
+def run(toy: Path, out: Path | None, given: list[str]) -> None:
+    """Run the pipeline here, on the toy world but for what is `given`; print the path of its report."""
+    from pipelines import local
+    from pipelines.preference import preference
+    from pipelines.toy import parameters
+
+    chosen = parameters(toy.resolve()) | dict(parse(setting, preference) for setting in given)
+    if not (toy / "toy.json").exists():
+        from croco.toy import build
+
+        print(f"building the toy world in {toy} (once)", flush=True)
+        build.run(out=toy)
+    folder = (out or RUNS / time.strftime("%Y%m%d-%H%M%S")).resolve()
+    if (folder / "tasks").exists():
+        raise ValueError(f"--out: found an earlier run in {folder}; expected a new folder")
+    print(f"artifacts and log: {folder}", flush=True)
+    tasks = local.run(preference, chosen, folder, sys.stdout)
+    for page in PAGES:
+        shutil.copy(tasks / "report" / "report" / page, folder / page)
+    if out is None:
+        latest = RUNS / "latest"
+        latest.unlink(missing_ok=True)
+        latest.symlink_to(folder.name)
+    print(folder / "report.html")
+
+
+def parse(setting: str, pipeline: Any) -> tuple[str, Any]:
+    """Name and value of `name=value`; a list is JSON or codes with commas between them.
+
+    Raises: ValueError for a name the pipeline does not have, or a value of another type.
+    """
+    name, equals, text = setting.partition("=")
+    inputs = pipeline.component_spec.inputs
+    if name not in inputs or not equals:
+        raise ValueError(f"--set: found {setting!r}; expected name=value, with a name of {', '.join(sorted(inputs))}")
+    kind = inputs[name].type.split("[")[0]
+    if kind == "String":
+        return name, text
+    if kind == "List" and not text.startswith("["):
+        return name, [part.strip() for part in text.split(",")]
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--set: found {setting!r}; expected a value of type {kind}") from error
+    wanted: Any = {"Integer": int, "Float": (int, float), "Boolean": bool, "List": list, "Dict": dict}[kind]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "Boolean"):
+        raise ValueError(f"--set: found {setting!r}; expected a value of type {kind}")
+    return name, value
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; the exit status. A mistake or a failed task is one line on standard error, not a traceback."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    compiling = commands.add_parser("compile", help="write the package that Kubeflow takes")
+    compiling.add_argument("--out", type=Path, required=True, help="file to write, .yaml")
+    running = commands.add_parser("run", help="run the same pipeline on this machine, on the toy world")
+    running.add_argument("--toy", type=Path, default=TOY, help=f"toy world, built if it is not there (default {TOY})")
+    running.add_argument("--out", type=Path, help=f"folder for artifacts, log and report (default {RUNS}/TIME)")
+    running.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter")
+    flags = parser.parse_args(arguments)
+    try:
+        if flags.command == "compile":
+            compile_package(flags.out)
+        else:
+            run(flags.toy, flags.out, flags.set)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        print(f"pipelines {flags.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,388 @@
+"""Report: the numbers are the data's, the words no stronger than the intervals, and hostile text is only text."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from croco import dataset, report
+from croco.page import distributions, excerpts, findings, plots, wording
+from tests.conftest import DatasetOf
+
+HOSTILE = (
+    "</style></pre><script>alert(1)</script> {{ 7 * 7 }} {% raw %} <img src=https://evil.example/x onerror=alert(1)> "
+    "[a](javascript:alert(1)) | \u202edehcated\u202c \x00\x07\x1b[31m"
+)
+
+
+def answers(generator: str, identified: Mapping[str, str | None], output: str = "Hej.") -> list[dict[str, Any]]:
+    """One answer to each question of `identified`, asked in Danish."""
+    return [
+        {
+            "question_id": question, "language": "da", "prompt": "Hvad?", "output": output, "finish_reason": "stop",
+            "identified": code, "generator": generator, "category": "c", "subcategory": "s",
+        }
+        for question, code in identified.items()
+    ]  # fmt: skip
+
+
+def score(metric: str, value: float, half_width: float, language: str = "da") -> dict[str, Any]:
+    return {
+        "benchmark": "scala", "task": "acceptability", "language": language, "metric": metric, "score": value,
+        "half_width_95": half_width, "iterations": [value] * 3, "split": "test",
+    }  # fmt: skip
+
+
+def pair(number: int, best: tuple[str, float], worst: tuple[str, float], **texts: str) -> dict[str, Any]:
+    return {
+        "pair_id": f"p{number}", "prompt_id": f"p{number}", "prompt_language": best[0],
+        "prompt": [{"role": "user", "content": texts.get("prompt", "Hvad?")}],
+        "chosen": texts.get("chosen", "ja"), "rejected": texts.get("rejected", "nej"),
+        "chosen_language": best[0], "rejected_language": worst[0],
+        "chosen_reward": best[1], "rejected_reward": worst[1], "chosen_index": 0, "rejected_index": 1,
+        "pool_size": 4, "reward_mean": 0.0, "reward_std": 1.0, "domain": None, "split": "train",
+    }  # fmt: skip
+
+
+def verdict(order: str, verdict: str | None, text: str = "A. [[A]]") -> dict[str, Any]:
+    return {
+        "question_id": "q0", "language": "da", "order": order, "verdict": verdict, "model_chars": 4,
+        "reference_chars": 4, "category": "c", "subcategory": "s", "judge_text": text,
+    }  # fmt: skip
+
+
+def rate(language: str, value: float | None, interval: Sequence[float] | None, **more: Any) -> dict[str, Any]:
+    return {"language": language, "questions": 100, "win_rate": value, "interval_95": interval, **more}
+
+
+def trained(out: Path, lines: Sequence[str], inputs: Sequence[Path] = ()) -> Path:
+    writer = dataset.Writer(out, None, stage="train", version=1, config={"method": "dpo"}, inputs=inputs)
+    (out / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    writer.attach(out / "metrics.jsonl")
+    writer.finish([dataset.Count("train pairs", "da", 10, 9, {"too_long": 1})])
+    return out
+
+
+def scores(rewards: Mapping[tuple[str, str], Sequence[float]]) -> list[dict[str, Any]]:
+    return [
+        {"prompt_id": prompt, "language": language, "sample_index": index, "reward": reward}
+        for (language, prompt), found in rewards.items()
+        for index, reward in enumerate(found)
+    ]
+
+
+@pytest.fixture
+def everything(dataset_of: DatasetOf, tmp_path: Path) -> dict[str, Any]:
+    """run's arguments for a small run of every stage, in which some texts are hostile."""
+    prompt = {"prompt_id": "p0", "language": "da", "messages": [{"role": "user", "content": "Hvad?"}],
+              "reference": None, "source_dataset": None, "domain": None, "split": "train"}  # fmt: skip
+    sample = {"prompt_id": "p0", "language": "da", "sample_index": 0, "text": "ja", "token_ids": [1],
+              "finish_reason": "stop", "seed": 1, "identified": "da"}  # fmt: skip
+    pairs = dataset_of(
+        "pairs", [pair(0, ("da", 2.0), ("da", -1.0), chosen=HOSTILE, rejected="x" * 1_000_000, prompt=HOSTILE)]
+    )
+    lines = ['{"step": 1, "loss": 0.7, "learning_rate": 1e-6}', '{"step": 2, "loss": 0.6, "eval_loss": 0.65}']
+    verdicts = [verdict("model_first", "model", HOSTILE), verdict("reference_first", None, "")]
+    return {
+        "prompts": [dataset_of("prompts", [prompt], metrics={"language_fidelity": {"da": 1.0}})],
+        "samples": [dataset_of("samples", [sample])],
+        "scores": [dataset_of("scores", scores({("da", "p0"): [2.0, -1.0]}))],
+        "pairs": pairs,
+        "training": trained(tmp_path / "training", lines, [pairs]),
+        "benchmarks_base": dataset_of("benchmarks", [score("mcc", 50.0, 2.0)], "b0"),
+        "benchmarks_tuned": dataset_of("benchmarks", [score("mcc", 53.0, 0.9)], "b1"),
+        "answers_base": dataset_of("answers", answers("base", {"q0": "da"}, HOSTILE), "a0"),
+        "answers_tuned": dataset_of("answers", answers("tuned", {"q0": "en"}, HOSTILE), "a1"),
+        "verdicts": dataset_of(
+            "verdicts",
+            verdicts,
+            metrics={"model": HOSTILE, "reference": "base", "win_rates": [rate("da", 0.6, [0.51, 0.69])]},
+            models={"judge": {"id": HOSTILE}},
+        ),
+    }
+
+
+def test_the_numbers_of_a_run_are_those_of_its_data(everything: dict[str, Any], tmp_path: Path) -> None:
+    manifest = report.run(out=tmp_path / "out", **everything)
+    assert [file["path"] for file in manifest.files] == ["report.html", "report.md", "report.json"]
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert numbers["benchmarks"][0]["verdict"] == "higher"
+    assert numbers["benchmarks"][0]["change"] == pytest.approx(3.0)
+    assert numbers["rewards"]["languages"][0]["value"] == pytest.approx(0.5)
+    assert numbers["pairs"]["margins"][0]["value"] == pytest.approx(3.0)
+    assert [row["value"] for row in (numbers["translations"][0], numbers["samples"][0])] == [1.0, 1.0]
+    assert numbers["training"]["curves"][1]["train"] == [[1, 0.7], [2, 0.6]]
+    assert numbers["training"]["curves"][1]["eval"] == [[2, 0.65]]
+    flow = {row["stage"]: row for row in numbers["flow"] if row["input"] == "training"}
+    assert flow["train"]["dropped"] == {"too_long": 1}
+    assert manifest.metrics["win_rate"] == {"da": 0.6}
+    assert numbers["warnings"] == []
+
+
+def test_hostile_text_is_only_text(everything: dict[str, Any], tmp_path: Path) -> None:
+    report.run(out=tmp_path / "out", **everything, config=report.ReportConfig(title=HOSTILE))
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert len(page) < 1_000_000
+    assert "<script" not in page and "<img" not in page
+    assert page.count("</style>") == 1
+    assert "{{ 7 * 7 }} {% raw %}" in page  # as the model wrote it, not run as a template
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "⟨U+202E⟩dehcated⟨U+202C⟩ ⟨U+0000⟩⟨U+0007⟩⟨U+001B⟩[31m" in page
+    assert "1,500 of 1,000,000 characters shown" in page
+    summary = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in summary and not re.search(r"(?<!\\)\]\(", summary)
+    assert not {"\u202e", "\x00", "\x1b"} & {*page, *summary}
+
+
+def test_the_page_loads_nothing_from_anywhere(everything: dict[str, Any], tmp_path: Path) -> None:
+    report.run(out=tmp_path / "out", **everything)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    loaded = re.findall(r"""<[^>]*\s(?:src|href|srcset|action|data|xlink:href)\s*=\s*["']?([^"'\s>]*)""", page)
+    assert [address for address in loaded if not address.startswith(("#", "data:,"))] == []
+    assert "url(" not in page and "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_links_within_the_page_lead_somewhere(everything: dict[str, Any], tmp_path: Path) -> None:
+    report.run(out=tmp_path / "out", **everything)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    ids = re.findall(r'\sid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]*)"', page)) <= set(ids)
+
+
+def test_the_same_inputs_give_the_same_bytes(everything: dict[str, Any], tmp_path: Path) -> None:
+    digests = {report.run(out=tmp_path / name, **everything).digest for name in ("one", "two")}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "absent"),
+    [
+        (["pairs"], "EuroEval, Win rates, Language fidelity of answers, Language fidelity of translations, "
+                    "Language fidelity of samples, Rewards, Training."),
+        (["training"], "EuroEval, Win rates, Language fidelity of answers, Language fidelity of translations, "
+                       "Language fidelity of samples, Rewards, Pairs."),
+        (["answers_tuned", "benchmarks_base", "verdicts"], "Language fidelity of translations, "
+                                                           "Language fidelity of samples, Rewards, Pairs, Training."),
+    ],
+)  # fmt: skip
+def test_what_was_not_given_is_said_to_be_missing(
+    everything: dict[str, Any], tmp_path: Path, given: list[str], absent: str
+) -> None:
+    report.run(out=tmp_path / "out", **{name: everything[name] for name in given})
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert numbers["summary"][-1] == {
+        "section": "missing", "heading": "Not part of this run", "verdict": "missing", "text": absent,
+    }  # fmt: skip
+    assert "Not part of this run" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="found no input"):
+        report.run(out=tmp_path / "out")
+
+
+def test_scores_of_one_model_are_shown_and_not_compared(everything: dict[str, Any], tmp_path: Path) -> None:
+    report.run(out=tmp_path / "out", benchmarks_base=everything["benchmarks_base"])
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert numbers["benchmarks"][0]["verdict"] is None
+    assert numbers["summary"][0]["text"] == "1 scores of one model; nothing to compare them with."
+
+
+def test_a_page_too_large_to_mail_is_written_with_a_warning(dataset_of: DatasetOf, tmp_path: Path) -> None:
+    pairs = [pair(number, ("da", 1.0), ("da", 0.0), chosen="<" * 100_000) for number in range(20)]
+    config = report.ReportConfig(samples_per_language=20, max_characters=100_000)
+    with pytest.warns(UserWarning, match=r"report.html has 8\.\d MB; lower --samples-per-language"):
+        report.run(out=tmp_path / "out", pairs=dataset_of("pairs", pairs), config=config)
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_language_fidelity_is_counted_over_the_questions_both_answered(dataset_of: DatasetOf) -> None:
+    base = dataset_of("answers", answers("base", {"q0": "da", "q1": "da", "q2": "da", "q3": "da", "q4": "da"}), "a0")
+    tuned = dataset_of("answers", answers("tuned", {"q0": "da", "q1": "en", "q2": None, "q3": "da", "q9": "da"}), "a1")
+    found = distributions.answered(base, tuned)
+    (row,) = found["languages"]
+    assert (row["base"]["value"], row["tuned"]["value"], row["change"]["value"]) == (1.0, 0.5, -0.5)
+    assert row["change"]["n"] == 4
+    assert found["left_out"] == {"base": 1, "tuned": 1}
+    assert row["verdict"] == "no evidence"  # 2 of 4 may be chance
+
+
+def test_a_region_asks_for_its_language(dataset_of: DatasetOf) -> None:
+    rows = [row | {"language": "pt-PT"} for row in answers("base", {"q0": "pt", "q1": "es"})]
+    (row,) = distributions.answered(dataset_of("answers", rows), None)["languages"]
+    assert row["base"]["value"] == 0.5
+
+
+def test_rewards_are_counted_per_language_and_over_all(dataset_of: DatasetOf) -> None:
+    rewards = {("da", "p0"): [0.0, 2.0], ("da", "p1"): [4.0], ("en", "p0"): [10.0, 10.0]}
+    found, pairs = distributions.rewards([dataset_of("scores", scores(rewards))], None, 5)
+    assert pairs is None and found is not None
+    assert found["edges"] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    danish, english, everything = found["languages"]
+    assert (danish["value"], danish["n"], danish["clusters"], danish["histogram"]) == (2.0, 3, 2, [1, 1, 1, 0, 0])
+    assert (english["value"], english["low"], english["histogram"]) == (10.0, None, [0, 0, 0, 0, 2])
+    assert (everything["language"], everything["n"], everything["clusters"]) == ("all", 5, 2)
+    assert everything["value"] == pytest.approx(26 / 5)
+
+
+def test_the_language_mix_counts_chosen_and_rejected(dataset_of: DatasetOf) -> None:
+    rows = [pair(0, ("en", 3.0), ("da", 1.0)), pair(1, ("en", 2.0), ("en", 1.0)), pair(2, ("da", 9.0), ("da", 1.0))]
+    _, found = distributions.rewards([], dataset_of("pairs", rows), 5)
+    assert found is not None
+    assert {row["language"]: (row["chosen"]["value"], row["rejected"]["value"]) for row in found["mix"]} == {
+        "da": (pytest.approx(1 / 3), pytest.approx(2 / 3)),
+        "en": (pytest.approx(2 / 3), pytest.approx(1 / 3)),
+    }
+    assert found["across_languages"]["value"] == pytest.approx(1 / 3)
+    assert {row["language"]: row["value"] for row in found["margins"]} == {"da": 8.0, "en": 1.5, "all": 11 / 3}
+    assert [sum(row["chosen"]) for row in found["picked"]] == [1, 2]
+
+
+def test_a_reward_that_is_no_number_is_refused(dataset_of: DatasetOf) -> None:
+    bad = dataset_of("scores", scores({("da", "p0"): [1.0, float("nan")]}))
+    with pytest.raises(ValueError, match="found a value that is not finite"):
+        distributions.rewards([bad], None, 5)
+
+
+def test_a_broken_line_of_the_training_log_is_named(tmp_path: Path) -> None:
+    directory = trained(tmp_path / "training", ['{"step": 1, "loss": 0.7}', '{"loss": 0.6}'])
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: found .*expected a JSON object with a step"):
+        findings.training(directory)
+
+
+def test_a_training_log_that_was_changed_is_refused(tmp_path: Path) -> None:
+    directory = trained(tmp_path / "training", ['{"step": 1, "loss": 0.7}'])
+    (directory / "metrics.jsonl").write_text('{"step": 1, "loss": 0.1}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="not the one its manifest lists"):
+        findings.training(directory)
+
+
+def test_a_loss_that_is_no_number_is_null_and_not_drawn(tmp_path: Path) -> None:
+    directory = trained(tmp_path / "t", ['{"step": 1, "loss": NaN}', '{"step": 2, "loss": 0.5}'])
+    report.run(out=tmp_path / "out", training=directory)
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert numbers["training"]["curves"][0]["train"] == [[1, None], [2, 0.5]]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+
+
+def test_a_stage_that_read_other_pairs_is_warned_of(
+    dataset_of: DatasetOf, everything: dict[str, Any], tmp_path: Path
+) -> None:
+    everything["pairs"] = dataset_of("pairs", [pair(9, ("da", 1.0), ("da", 0.0))], "others")
+    report.run(out=tmp_path / "out", **everything)
+    (warning,) = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["warnings"]
+    assert warning["input"] == "training"
+    assert re.fullmatch(r"made from pairs [0-9a-f]{12}, not from those reported here", warning["text"])
+
+
+def win_rates(dataset_of: DatasetOf, *rates: Mapping[str, Any]) -> dict[str, Any]:
+    return findings.win_rates(
+        dataset_of("verdicts", [verdict("model_first", "tie")], metrics={"win_rates": list(rates)})
+    )
+
+
+def test_a_win_rate_is_above_parity_only_with_its_whole_interval(dataset_of: DatasetOf) -> None:
+    found = win_rates(
+        dataset_of,
+        rate("all", 0.55, [0.52, 0.58], length_controlled=0.51, lc_interval_95=[0.48, 0.54]),
+        rate("da", 0.6, [0.5, 0.7]),
+        rate("de", 0.4, [0.3, 0.49]),
+        rate("fr", float("nan"), None),
+    )
+    assert [row["verdict"] for row in found["languages"]] == ["no evidence", "lower", "unknown", "higher"]
+    said = wording.summarize({**dict.fromkeys(wording.SECTIONS), "win_rates": found})[0]
+    assert said["verdict"] == "mixed"
+    assert said["text"].replace("\u00a0", " ") == (
+        "model against reference, all languages: 55.0 % (95 % interval 52.0 to 58.0 %, n = 100 questions): above "
+        "parity. With answer length accounted for: 51.0 % (95 % interval 48.0 to 54.0 %): no evidence either way. "
+        "By language: below parity in de; no evidence either way in da; no interval in fr."
+    )
+
+
+def test_a_win_rate_in_percent_is_refused(dataset_of: DatasetOf) -> None:
+    with pytest.raises(ValueError, match="expected shares between 0 and 1"):
+        win_rates(dataset_of, rate("da", 55.0, [52.0, 58.0]))
+
+
+def test_the_summary_counts_changes_beyond_the_intervals(dataset_of: DatasetOf) -> None:
+    base = [score("mcc", 50.0, 2.0), score("f1", 50.0, 2.0), score("em", 50.0, 2.0), score("mcc", 50.0, 1.0, "fr")]
+    tuned = [score("mcc", 53.0, 0.9), score("f1", 53.0, 1.1), score("em", 60.0, float("nan")),
+             score("mcc", 45.0, 1.0, "fr")]  # fmt: skip
+    found = findings.benchmarks(dataset_of("benchmarks", base, "b0"), dataset_of("benchmarks", tuned, "b1"))
+    (said, _) = wording.summarize({**dict.fromkeys(wording.SECTIONS), "benchmarks": found})
+    assert said["verdict"] == "mixed"
+    assert said["text"].replace("\u00a0", " ") == (
+        "Of 4 scores, 1 higher and 1 lower after tuning, beyond their 95 % intervals; no evidence of a change in 1; "
+        "no interval for 1. Higher: 1 in da. Lower: 1 in fr."
+    )
+
+
+def test_a_share_is_never_rounded_to_a_whole_that_it_is_not() -> None:
+    assert [wording.share(value) for value in (1.0, 0.99999, 0.9994, 0.5, 0.0001, 0.0)] == [
+        "100.0 %", "> 99.9 %", "99.9 %", "50.0 %", "< 0.1 %", "0.0 %",
+    ]  # fmt: skip
+
+
+def test_excerpts_are_the_same_ids_in_every_language_whatever_the_order() -> None:
+    keys = [(language, f"q{number}") for language in ("da", "en") for number in range(50)]
+    found = excerpts.choose(keys, 3, seed=0)
+    assert found == excerpts.choose(reversed(keys), 3, seed=0)
+    assert {key for language, key in found if language == "da"} == {key for language, key in found if language == "en"}
+    assert len(found) == 6
+    assert found != excerpts.choose(keys, 3, seed=1)
+
+
+def test_broken_utf8_shows_as_text() -> None:
+    broken = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.array([0, 3], np.int32)), pa.py_buffer(b"a\xffb")]
+    )
+    turns = pa.StructArray.from_arrays([pa.array(["user"]), broken], ["role", "content"])
+    messages = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), turns)
+    assert excerpts.plain(broken) == ["a\\xffb"]
+    assert excerpts.plain(messages) == [[{"role": "user", "content": "a\\xffb"}]]
+
+
+def test_a_chart_names_itself_and_escapes_its_labels() -> None:
+    mark = plots.Mark("second", 1.0, 0.5, None, "one")
+    drawn = plots.intervals("<b>", [("</title><script>", "1 → 2", [mark])], low=-1, high=2, parity=0)
+    assert drawn.startswith('<svg class="intervals" viewBox="0 0 340 60" role="img"><title>&lt;b&gt;</title><desc>')
+    assert "<script" not in drawn
+
+
+def test_a_constant_curve_and_a_single_value_can_be_drawn() -> None:
+    assert "polyline" in plots.lines("loss", [(1, 0.0)], [])
+    assert "polyline" in plots.histogram("rewards", [0.0, 1.0], [3], of="answers")
+    assert "no finite value" in plots.lines("loss", [(1, None)], [])
+
+
+@pytest.mark.browser
+def test_chromium_shows_the_page_without_a_console_message(everything: dict[str, Any], tmp_path: Path) -> None:
+    if not (chromium := shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.fail("chromium: found none on PATH; expected it for tests marked browser; install it")
+    report.run(out=tmp_path / "out", **everything)
+
+    def console(page: Path) -> list[str]:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                 f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0",
+                 "--dump-dom"]  # fmt: skip
+        done = subprocess.run(
+            [chromium, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        )
+        assert "</html>" in done.stdout
+        return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    assert console(tmp_path / "out" / "report.html") == []
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "worse.html").write_text(page.replace("</main>", "</main><script>1</script>"), encoding="utf-8")
+    assert len(console(tmp_path / "worse.html")) == 1  # the page's own policy refuses scripts, and we would see it
