@@ -3,7 +3,8 @@
 PYTHON ?= python3.11
 # Where pip finds PyTorch's CPU wheel, if not where it looks by itself (README, "Installing").
 TORCH_INDEX ?=
-OUT ?= runs
+# Where a run goes; by default a new folder in runs, and runs/latest points to it.
+OUT ?=
 
 TORCH := torch==2.13.0
 BIN := .venv/bin
@@ -31,7 +32,7 @@ toy: install  ## train the toy world (cached in .cache/toy)
 	$(BIN)/python -m croco toy --out $(TOY)
 
 run: toy  ## the whole flow on the toy world; prints the path of its report
-	$(BIN)/python -m pipelines run --toy $(TOY) --out $(OUT)
+	$(BIN)/python -m pipelines run --toy $(TOY) $(if $(OUT),--out $(OUT))
 
 test: lint toy  ## every test, with real vLLM, TRL, EuroEval and kfp.local
 	$(BIN)/python -m pytest
@@ -60,4 +61,4 @@ lock: install  ## pin images/laptop.in with hashes into images/laptop.lock
 		--index-strategy unsafe-best-match --output-file images/laptop.lock images/laptop.in
 
 clean:  ## remove what runs leave behind; keeps .venv and the toy world
-	rm -rf $(OUT) croco-preference.yaml .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs croco-preference.yaml .pytest_cache .mypy_cache .ruff_cache .hypothesis

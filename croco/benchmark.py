@@ -198,7 +198,8 @@ def run(
     files, identity = weights(model, revision), models.identity(model, revision)
     writer = dataset.Writer(out, "benchmarks", stage="benchmark", version=VERSION, config=config)
     data = {one.name: [dataset.sha256_file(path) for path in one.files.values()] for one in local}
-    about = [VERSION, identity, dataclasses.asdict(config), dataset.library_versions(), data]
+    asked = [config.iterations, config.test_split, config.few_shot]
+    about = [VERSION, identity, asked, dataset.library_versions(), data]
     name = f"model-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}"
     results = (out / RECORDS).resolve()
     with tempfile.TemporaryDirectory(prefix="croco-benchmark-") as folder:

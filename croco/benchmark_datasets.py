@@ -81,7 +81,7 @@ def read_local(folder: Path) -> list[LocalDataset]:
     if not index.is_file():
         raise FileNotFoundError(f"{index}: found no file; expected one JSON object a line, a data set each")
     datasets: list[LocalDataset] = []
-    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(index.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
             try:
                 dataset = _declared(json.loads(line), folder)

@@ -92,7 +92,7 @@ def _scores(raw: Sequence[Mapping[str, Any]], total: Mapping[str, float]) -> lis
 def read_records(path: Path, model: str) -> dict[str, Record]:
     """Data set -> record of `model` in a results file, which EuroEval 16 starts with an empty line."""
     records = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -28,19 +28,16 @@ def compile_package(out: Path) -> None:
 
 def run(toy: Path, out: Path | None, given: list[str]) -> None:
     """Run the pipeline here, on the toy world but for what is `given`; print the path of its report."""
+    from croco.toy import build
     from pipelines import local
     from pipelines.preference import preference
     from pipelines.toy import parameters
 
     chosen = parameters(toy.resolve()) | dict(parse(setting, preference) for setting in given)
-    if not (toy / "toy.json").exists():
-        from croco.toy import build
-
-        print(f"building the toy world in {toy} (once)", flush=True)
-        build.run(out=toy)
     folder = (out or RUNS / time.strftime("%Y%m%d-%H%M%S")).resolve()
     if (folder / "tasks").exists():
         raise ValueError(f"--out: found an earlier run in {folder}; expected a new folder")
+    build.run(out=toy)
     print(f"artifacts and log: {folder}", flush=True)
     tasks = local.run(preference, chosen, folder, sys.stdout)
     for page in PAGES:

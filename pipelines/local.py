@@ -5,12 +5,14 @@ The console gets a line a task; everything the tasks print goes to `log.txt`. Ar
 
 import contextlib
 import copy
+import functools
 import io
+import itertools
 import re
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -52,7 +54,7 @@ class Console(io.TextIOBase):
             self.show("")
         elif found := FINISHED.search(line):
             seconds = f"{time.monotonic() - self.since:7.1f} s"
-            self.end(f"{seconds}  failed: {self.error}" if found[2] == "FAILURE" else seconds)
+            self.end(f"{seconds}  failed: {self.error or 'it said nothing'}" if found[2] == "FAILURE" else seconds)
         elif ERROR.fullmatch(message):
             self.error = message
 
@@ -73,19 +75,33 @@ class Console(io.TextIOBase):
 def fit(pipeline: Any, parameters: Mapping[str, Any]) -> Any:
     """A copy of the pipeline that kfp.local 2.17 can run well.
 
-    Without retries, for what fails on a laptop would fail again; and without optional parameters that have no value,
-    which it cannot hand on: the bodies then use their own default, as they do on a cluster.
+    Without retries, for what fails on a laptop would fail again; without optional parameters that have no value, which
+    it cannot hand on (the bodies then use their own default, as they do on a cluster); and in the flow's order, for it
+    runs one task at a time and would pick any that is ready.
     """
     pipeline = copy.deepcopy(pipeline)
     spec = pipeline.pipeline_spec
+    tasks = spec.root.dag.tasks
+    for before, after in itertools.pairwise(flow({name: list(task.dependent_tasks) for name, task in tasks.items()})):
+        tasks[after].dependent_tasks.append(before)
     absent = _drop_valueless(spec.root, parameters)
-    for task in spec.root.dag.tasks.values():
+    for task in tasks.values():
         task.ClearField("retry_policy")
         given = task.inputs.parameters
         for name in [name for name, value in given.items() if value.component_input_parameter in absent]:
             del given[name]
         _drop_valueless(spec.components[task.component_ref.name], given)
     return pipeline
+
+
+def flow(upstream: Mapping[str, Sequence[str]]) -> list[str]:
+    """Tasks in an order that respects `upstream` (task -> those it waits for); farther from the end is earlier."""
+
+    @functools.cache
+    def steps_to_end(name: str) -> int:
+        return max((1 + steps_to_end(later) for later, waits in upstream.items() if name in waits), default=0)
+
+    return sorted(upstream, key=lambda name: (-steps_to_end(name), name))
 
 
 def _drop_valueless(component: Any, given: Mapping[str, Any]) -> set[str]:

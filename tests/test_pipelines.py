@@ -281,6 +281,14 @@ def test_a_failed_task_is_not_retried_and_says_why(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "log.txt").read_text().count("Executing task 'check'") == 1
 
 
+def test_tasks_run_in_the_order_of_the_flow(package: Any) -> None:
+    tasks = package[0]["root"]["dag"]["tasks"]
+    assert local.flow({name: task.get("dependentTasks", []) for name, task in tasks.items()}) == [
+        "prepare", "translate", "sample", "score", "pair", "train", "answer", "answer-2", "arena", "benchmark",
+        "benchmark-2", "report",
+    ]  # fmt: skip
+
+
 def test_progress_is_shown_in_place_on_a_terminal() -> None:
     screen = io.StringIO()
     screen.isatty = lambda: True  # type: ignore[method-assign]

@@ -31,7 +31,6 @@ class ToyConfig:
     """Every number is ours, found by trial on two cores."""
 
     seed: int = 0  # of weights, examples and measurements
-    threads: int = 2  # for the policy; the others train side by side with one thread each
     policy_steps: int = 600  # of `batch` examples
     policy_rate: float = 8e-3  # peak learning rate
     batch: int = 48  # examples a step, for the policy and the translator
@@ -179,12 +178,12 @@ def build_reward(out: Path, config: ToyConfig) -> dict[str, float]:
 BUILDERS = {"policy": build_policy, "judge": build_judge, "translator": build_translator, "reward": build_reward}
 
 
-def build_model(name: str, out: Path, config: ToyConfig, threads: int) -> tuple[float, dict[str, float]]:
+def build_model(name: str, out: Path, config: ToyConfig) -> tuple[float, dict[str, float]]:
     """Build one model; return its seconds, import and measurement included, and its quality."""
     start = time.perf_counter()
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # two processes share two cores, and a busy machine punishes more
     torch.manual_seed(config.seed)
     measured = BUILDERS[name](out, config)
     return round(time.perf_counter() - start, 1), {key: round(value, 3) for key, value in measured.items()}
@@ -208,9 +207,9 @@ def run(*, out: Path, config: ToyConfig = ToyConfig()) -> dict[str, Any]:
     write_lines(out / "questions.jsonl", arena_questions(config.seed, config.questions))
     start = time.perf_counter()
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as workers:
-        built = {"policy": workers.submit(build_model, "policy", out, config, config.threads).result()}
+        built = {"policy": workers.submit(build_model, "policy", out, config).result()}
         others = [name for name in BUILDERS if name != "policy"]
-        futures = {name: workers.submit(build_model, name, out, config, 1) for name in others}
+        futures = {name: workers.submit(build_model, name, out, config) for name in others}
         built |= {name: future.result() for name, future in futures.items()}
     seconds = {name: took for name, (took, _) in built.items()}
     result = {

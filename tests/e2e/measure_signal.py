@@ -8,10 +8,12 @@ fixed (croco/toy/world.py) before the first tuning run. The margins below were f
 """
 
 import argparse
+import dataclasses
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,9 @@ RIGHT_LANGUAGE_DROP = 0.02
 """The share of answers in the language asked for may fall by less than this."""
 REWARD_GAIN = 0.5
 """The mean reward must rise by this much."""
+
+PROMPTS = 64
+"""English prompts to tune on."""
 
 Measured = dict[str, dict[str, float]]
 """Language -> oracle (-1.5 to 3.5), right_language (share), reward (mean logit)."""
@@ -69,6 +74,16 @@ def coin_flipped(pairs: Path, seed: int, out: Path) -> Path:
     return _write(out, "pairs", "prompt_language", pa.Table.from_pylist(swapped, schema=rows.CONTRACTS["pairs"].schema))
 
 
+def settings(kind: Any, toy: Path, **others: Any) -> Any:
+    """A stage's config with the toy world's parameters of the same names."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in parameters(toy).items() if name in names} | others)
+
+
+def sampling(toy: Path, n: int, seed: int) -> sample.SampleConfig:
+    return settings(sample.SampleConfig, toy, n=n, seed=seed)
+
+
 def measure(model: Path, questions: Path, reward: Path, out: Path, config: sample.SampleConfig) -> Measured:
     """How well `model` answers the held-out questions, per language."""
     sample.run(prompts=[questions], model=str(model), out=out / "samples", config=config)
@@ -89,19 +104,14 @@ def measure(model: Path, questions: Path, reward: Path, out: Path, config: sampl
 
 def tune(toy: Path, prompts: list[Path], seed: int, out: Path) -> dict[str, Path]:
     """Sample, score, pair and tune with `seed`; the merged policies, tuned and control."""
-    toys = parameters(toy)
-    sampling = sample.SampleConfig(
-        n=toys["n"], temperature=toys["temperature"], max_tokens=toys["max_tokens"], seed=seed
-    )
-    sample.run(prompts=prompts, model=str(toy / "policy"), out=out / "samples", config=sampling)
+    sample.run(prompts=prompts, model=str(toy / "policy"), out=out / "samples", config=sampling(toy, 64, seed))
     score.run(prompts=prompts, samples=[out / "samples"], model=str(toy / "reward"), out=out / "scores")
     pair.run(prompts=prompts, samples=[out / "samples"], scores=[out / "scores"], out=out / "pairs")
     models = {}
     for name, data in [("tuned", out / "pairs"), ("control", coin_flipped(out / "pairs", seed, out / "flipped"))]:
-        config = train.TrainConfig(
-            learning_rate=toys["learning_rate"], batch_size=toys["batch_size"], epochs=toys["epochs"], seed=seed
+        train.run(
+            data=[data], model=str(toy / "policy"), out=out / name, config=settings(train.TrainConfig, toy, seed=seed)
         )
-        train.run(data=[data], model=str(toy / "policy"), out=out / name, config=config)
         models[name] = out / name / "merged"
     return models
 
@@ -134,13 +144,13 @@ def show(name: str, found: Measured) -> None:
 
 def signal(toy: Path, out: Path, seeds: Sequence[int]) -> list[str]:
     """Measure, print a table, and return what failed."""
-    toys = parameters(toy)
-    prepare.run(source=toys["source"], out=out / "prompts", config=prepare.PrepareConfig(count=toys["count"]))
-    others = [code for code in world.LANGUAGES if code != "en"]
-    translation = translate.TranslateConfig(languages=tuple(others))
+    source = str(toy / "instructions.jsonl")
+    prepare.run(source=source, out=out / "prompts", config=prepare.PrepareConfig(count=PROMPTS))
+    others = tuple(code for code in world.LANGUAGES if code != "en")
+    translation = translate.TranslateConfig(languages=others, max_model_len=parameters(toy)["translator_max_model_len"])
     translate.run(prompts=out / "prompts", model=str(toy / "translator"), out=out / "translated", config=translation)
     questions = held_out(out / "questions")
-    answering = sample.SampleConfig(n=8, temperature=toys["temperature"], max_tokens=toys["max_tokens"], seed=12345)
+    answering = sampling(toy, 8, seed=12345)
     base = measure(toy / "policy", questions, toy / "reward", out / "base", answering)
     failed, lines = [], [("base", base)]
     for seed in seeds:

@@ -1,0 +1,483 @@
+"""Benchmark: the data sets chosen, EuroEval's records read, local data sets checked, and EuroEval itself, offline."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from croco import dataset, rows
+from croco.benchmark import BenchmarkConfig, account, choose, run, weights
+from croco.benchmark_datasets import PAPER, LocalDataset, read_local
+from croco.benchmark_records import Record, Score, read_records
+from croco.benchmark_worker import Notes
+from croco.languages import LANGUAGES
+from croco.toy import euroeval as toy_euroeval
+from croco.toy.world import NOUNS, RUDE, TEST
+
+# What EuroEval 16.11.0 and 17.7.0 wrote of the same model on the same data (times and library versions left out).
+RECORD_16: dict[str, Any] = {
+    "dataset": "toy-tone-en",
+    "task": "classification",
+    "languages": ["en"],
+    "model": "model-1",
+    "results": {
+        "raw": [
+            {"mcc": 0.14666666666666667, "macro_f1": 0.5733333333333333},
+            {"mcc": 0.1259881576697424, "macro_f1": 0.5607843137254902},
+            {"mcc": 0.1308525335766877, "macro_f1": 0.5652830188679245},
+        ],
+        "total": {
+            "test_mcc": 13.450245263769892,
+            "test_mcc_se": 1.2234525326641912,
+            "test_macro_f1": 56.646688864224934,
+            "test_macro_f1_se": 0.7194440159324393,
+        },
+    },
+    "num_model_parameters": -1,
+    "generative_type": "instruction_tuned",
+    "few_shot": True,
+    "validation_split": False,
+    "euroeval_version": "16.11.0",
+}
+RECORD_17: dict[str, Any] = {
+    "schema_version": "0.2.1",
+    "evaluation_id": "toy-tone-en/model-1/1795215228",
+    "model_info": {
+        "name": "model-1",
+        "id": "model-1",
+        "additional_details": {"generative": "true", "generative_type": "instruction_tuned"},
+    },
+    "eval_library": {
+        "name": "euroeval",
+        "version": "17.7.0",
+        "additional_details": {
+            "dataset": "toy-tone-en",
+            "languages": '["en"]',
+            "task": "classification",
+            "few_shot": "true",
+            "validation_split": "false",
+            "raw_results": '[{"mcc": 0.14666666666666667, "macro_f1": 0.5733333333333333, "failed_instances": []}, '
+            '{"mcc": 0.1259881576697424, "macro_f1": 0.5607843137254902, "failed_instances": []}, '
+            '{"mcc": 0.1308525335766877, "macro_f1": 0.5652830188679245, "failed_instances": []}]',
+        },
+    },
+    "evaluation_results": [
+        {
+            "evaluation_name": "test_mcc",
+            "source_data": {"dataset_name": "toy-tone-en"},
+            "score_details": {
+                "score": 13.450245263769892,
+                "details": {"num_failed_instances": "0.0"},
+                "uncertainty": {
+                    "confidence_interval": {
+                        "lower": 12.2267927311057,
+                        "upper": 14.673697796434084,
+                        "confidence_level": 0.95,
+                    },
+                    "num_samples": 3,
+                },
+            },
+        },
+        {
+            "evaluation_name": "test_macro_f1",
+            "source_data": {"dataset_name": "toy-tone-en"},
+            "score_details": {
+                "score": 56.646688864224934,
+                "details": {"num_failed_instances": "0.0"},
+                "uncertainty": {
+                    "confidence_interval": {
+                        "lower": 55.927244848292496,
+                        "upper": 57.36613288015737,
+                        "confidence_level": 0.95,
+                    },
+                    "num_samples": 3,
+                },
+            },
+        },
+    ],
+}
+
+
+def record(benchmark: str, *metrics: str) -> Record:
+    scores = [Score(metric, 50.0, 1.0, [49.0, 50.0, 51.0]) for metric in metrics]
+    return Record(benchmark, "model-1", "classification", "test", "instruction_tuned", scores)
+
+
+def notes(unknown: list[str] | None = None, failed: dict[str, str] | None = None) -> Notes:
+    return Notes("16.11.0", "00", unknown or [], failed or {}, {})
+
+
+def write_local(folder: Path, *entries: dict[str, Any], data: list[tuple[str, str]] | None = None) -> Path:
+    """`folder` with these local data sets added, each with `data` as its three splits."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "datasets.jsonl").open("a") as index:
+        index.writelines(json.dumps(entry) + "\n" for entry in entries)
+    for entry in entries:
+        (folder / entry["name"]).mkdir(exist_ok=True)
+        for split in ("train", "val", "test"):
+            with (folder / entry["name"] / f"{split}.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([("text", "label"), *(data or [("sun", "good"), ("rain", "bad")])])
+    return folder
+
+
+def weather(name: str = "weather-gl", language: str = "gl", **changes: Any) -> dict[str, Any]:
+    entry = {"name": name, "language": language, "task": "classification", "labels": ["good", "bad"]}
+    return {**entry, "prompt": "Good or bad: {text}", **changes}
+
+
+# the table
+
+
+def test_the_papers_data_sets_are_61_in_11_languages_and_44_in_the_seven_main_ones() -> None:
+    assert set(PAPER) == {"da", "nl", "en", "fr", "de", "it", "es", "no", "sv", "pt", "fi"} < set(LANGUAGES)
+    assert len({name for names in PAPER.values() for name in names}) == sum(map(len, PAPER.values())) == 61
+    assert len(choose(BenchmarkConfig(), [])[0]) == 44
+
+
+def test_the_references_two_wrong_names_are_corrected() -> None:
+    assert "multi-wiki-qa-pt" in PAPER["pt"] and "multi-wiki-qa-sv" not in PAPER["pt"]
+    assert "tydiqa-fi" in PAPER["fi"] and "tidyqa-fi" not in PAPER["fi"]
+
+
+# what is run
+
+
+def test_a_language_without_data_set_is_left_out_for_a_named_reason() -> None:
+    chosen, without = choose(BenchmarkConfig(languages=("fi", "gl", "cy")), [])
+    assert chosen == {"tydiqa-fi": "fi", "include-fi": "fi", "hellaswag-fi": "fi"}
+    assert without == {"gl": "no_euroeval_data_set", "cy": "no_euroeval_data_set"}
+
+
+def test_no_data_set_at_all_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no data set for gl, ga, mt, cy"):
+        choose(BenchmarkConfig(languages=("gl", "ga", "mt", "cy")), [])
+
+
+def test_local_data_sets_replace_the_papers_and_names_mix_both(tmp_path: Path) -> None:
+    local = read_local(write_local(tmp_path / "data", weather(), weather("weather-da", "da")))
+    assert choose(BenchmarkConfig(languages=("gl", "fi")), local) == (
+        {"weather-gl": "gl"},
+        {"fi": "no_local_data_set"},
+    )
+    config = BenchmarkConfig(languages=("gl", "fi", "da"), names=("tydiqa-fi", "weather-gl"))
+    assert choose(config, local) == ({"tydiqa-fi": "fi", "weather-gl": "gl"}, {"da": "not_named"})
+
+
+def test_a_name_outside_the_languages_asked_for_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"found \['dala'\]"):
+        choose(BenchmarkConfig(languages=("fi",), names=("tydiqa-fi", "dala")), [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"languages": ("xx",)}, "found 'xx'"),
+        ({"languages": ()}, "one or more codes"),
+        ({"names": ("dala", "dala")}, "each once"),
+        ({"iterations": 1}, "found 1; expected 2 or more"),
+        ({"max_failed": 1.0}, "found 1.0"),
+    ],
+)
+def test_a_config_out_of_range_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BenchmarkConfig(**changes)
+
+
+# what came out
+
+
+def test_every_benchmark_asked_for_is_done_or_counted_under_a_reason() -> None:
+    chosen = {"dala": "da", "danwic": "da", "ifeval-da": "da", "squad": "en"}
+    table, counts = account(
+        chosen,
+        {"gl": "no_euroeval_data_set"},
+        {"dala": record("dala", "mcc", "macro_f1")},
+        notes(["danwic"], {"squad": "x"}),
+    )
+    assert [(row["benchmark"], row["metric"]) for row in table] == [("dala", "mcc"), ("dala", "macro_f1")]
+    assert counts == [
+        dataset.Count("benchmark scores", "da", 2, 2),
+        dataset.Count("benchmarks", "da", 3, 1, {"not_for_this_kind_of_model": 1, "not_in_this_euroeval": 1}),
+        dataset.Count("benchmarks", "en", 1, 0, {"failed": 1}),
+        dataset.Count("benchmarks", "gl", 1, 0, {"no_euroeval_data_set": 1}),
+    ]
+
+
+def test_rows_obey_the_contract() -> None:
+    table, _ = account({"dala": "da"}, {}, {"dala": record("dala", "mcc")}, notes())
+    assert rows.conform(table, "benchmarks").to_pylist() == [
+        {
+            "benchmark": "dala",
+            "task": "classification",
+            "language": "da",
+            "metric": "mcc",
+            "score": 50.0,
+            "half_width_95": 1.0,
+            "iterations": [49.0, 50.0, 51.0],
+            "split": "test",
+        }
+    ]
+
+
+@pytest.mark.parametrize("line", [RECORD_16, RECORD_17], ids=["EuroEval 16", "EuroEval 17"])
+def test_records_of_both_versions_are_read_alike(line: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text("\n" + json.dumps(line))  # as version 16 writes it: an empty line first, none at the end
+    found = read_records(path, "model-1")["toy-tone-en"]
+    assert (found.task, found.split, found.generative_type) == ("classification", "test", "instruction_tuned")
+    mcc, macro_f1 = found.scores
+    assert (mcc.metric, mcc.score, mcc.half_width_95) == ("mcc", 13.450245263769892, pytest.approx(1.2234525326641912))
+    assert mcc.iterations == pytest.approx([14.666666666666667, 12.59881576697424, 13.08525335766877])
+    assert (macro_f1.metric, macro_f1.half_width_95) == ("macro_f1", pytest.approx(0.7194440159324393))
+
+
+def test_the_half_width_is_not_taken_for_a_standard_error(tmp_path: Path) -> None:
+    # iterations 10, 20, 30: standard deviation 10, standard error 10/sqrt(3) = 5.7735, half width 1.96 times that
+    totals = {"test_f1": 20.0, "test_f1_se": 11.316065}
+    raw = [{"f1": 10.0}, {"f1": 20.0}, {"f1": 30.0}]  # SQuAD's F1 comes from 0 to 100
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps({**RECORD_16, "results": {"raw": raw, "total": totals}, "validation_split": True}))
+    found = read_records(path, "model-1")["toy-tone-en"]
+    assert found.split == "validation"
+    assert found.scores == [Score("f1", 20.0, 11.316065, [10.0, 20.0, 30.0])]
+    totals["test_f1_se"] = 5.773503
+    path.write_text(json.dumps({**RECORD_16, "results": {"raw": raw, "total": totals}}))
+    with pytest.raises(ValueError, match=r"results.jsonl:1: .*1\.96 standard errors"):
+        read_records(path, "model-1")
+
+
+def test_another_models_records_are_left_alone_and_a_broken_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    assert read_records(path, "model-1") == {}
+    path.write_text(json.dumps({**RECORD_16, "model": "model-2"}) + "\n")
+    assert read_records(path, "model-1") == {}
+    for broken in ("{", "{}", '{"schema_version": "0.2.1"}'):
+        path.write_text(json.dumps(RECORD_16) + "\n" + broken)
+        with pytest.raises(ValueError, match=r"results.jsonl:2: found .*; expected a record of EuroEval 16 or 17"):
+            read_records(path, "model-1")
+
+
+# models
+
+
+def test_only_a_whole_model_in_safetensors_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors"):
+        weights(str(tmp_path), None)
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin", "modeling.py", "chat_template.jinja"):
+        (tmp_path / name).touch()
+    kept = [file.name for file in weights(str(tmp_path), None)]
+    assert kept == ["chat_template.jinja", "config.json", "model.safetensors"]
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(ValueError, match="found an adapter; expected a whole model"):
+        weights(str(tmp_path), None)
+
+
+# local data sets
+
+
+def test_a_local_data_set_is_read_with_its_defaults(tmp_path: Path) -> None:
+    folder = write_local(tmp_path / "data", weather(words={"good": "bo"}))
+    assert read_local(folder) == [
+        LocalDataset(
+            name="weather-gl",
+            language="gl",
+            task="classification",
+            labels=("good", "bad"),
+            prompt="Good or bad: {text}",
+            words={"good": "bo", "bad": "bad"},
+            examples=0,
+            files={split: folder / "weather-gl" / f"{split}.csv" for split in ("train", "val", "test")},
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (weather(labels=["good"]), "two labels or more"),
+        (weather(labels=["Good", "bad"]), "expected names of lower-case letters"),
+        (weather(labels=["1", "2"]), "expected names of lower-case letters"),
+        (weather(words={"fine": "bo"}), "and words for them"),
+        (weather(words={"good": "Bo"}), "expected lower-case text"),
+        (weather(words={"good": "bad"}), "expected each once"),
+        (weather(task="summarization"), "found task 'summarization'"),
+        (weather(task="multiple-choice", words={"good": "bo"}), "expected none for multiple-choice"),
+        (weather(prompt="Good or bad?"), r"expected \{text\} in it"),
+        (weather(prompt="{text.__class__}"), r"expected \{text\} in it"),
+        (weather(prompt="{text} {label}"), r"at most \{labels_str\}"),
+        (weather(examples=-1), "found examples -1"),
+        (weather(language="xx"), "found 'xx'"),
+        (weather("Weather GL"), "found name 'Weather GL'"),
+        (weather("../weather"), "found name '../weather'"),
+        (weather(metric="f1"), "expected an object of"),
+        (weather("first"), "found the name 'first' again"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_with_its_line(entry: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = write_local(tmp_path / "data", weather("first"))
+    with (folder / "datasets.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+    with pytest.raises(ValueError, match=rf"datasets.jsonl:2: .*{message}"):
+        read_local(folder)
+
+
+def test_malformed_json_is_refused_with_its_line(tmp_path: Path) -> None:
+    folder = write_local(tmp_path / "data", weather())
+    (folder / "datasets.jsonl").write_text(json.dumps(weather()) + '\n\n{"name":\n')
+    with pytest.raises(ValueError, match=r"datasets.jsonl:3: "):
+        read_local(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,label\nsun,good\nrain,wet\n", ":3: found label 'wet'; expected one of"),
+        ("text,label\nsun\n", ":2: found label None"),
+        ("text,label\n ,good\n", ":2: found no text"),
+        ("text,label\nsun, and rain,good\n", ":2: found more than two cells"),
+        ("label,text\ngood,sun\n", r":1: found columns \['label', 'text'\]"),
+        ("text,label\n", ": found no row"),
+    ],
+)
+def test_a_wrong_row_is_refused_with_file_and_line(content: str, message: str, tmp_path: Path) -> None:
+    folder = write_local(tmp_path / "data", weather())
+    (folder / "weather-gl" / "test.csv").write_text(content)
+    with pytest.raises(ValueError, match=rf"test.csv{message}"):
+        read_local(folder)
+
+
+def test_a_multiple_choice_text_spells_the_right_choice_out(tmp_path: Path) -> None:
+    entry = weather(task="multiple-choice", labels=["a", "b"], prompt="{text}")
+    read_local(write_local(tmp_path / "data", entry, data=[("Sun? a. good b. bad", "a")]))
+    with pytest.raises(ValueError, match=r"train.csv:2: found no choice 'b\. ' in the text"):
+        read_local(write_local(tmp_path / "wrong", entry, data=[("Sun? a. good", "b")]))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"datasets.jsonl: found no file"):
+        read_local(tmp_path)
+    folder = write_local(tmp_path / "data", weather())
+    (folder / "weather-gl" / "val.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"val.csv: found no file"):
+        read_local(folder)
+    (folder / "datasets.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="found no data set"):
+        read_local(folder)
+
+
+# the toy world's data sets
+
+
+def test_the_toy_data_sets_are_valid_and_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        toy_euroeval.write(tmp_path / name, seed=0)
+    local = read_local(tmp_path / "one")
+    assert [data.name for data in local] == [
+        f"toy-{kind}-{language}" for language in ("en", "de", "fr", "es") for kind in ("tone", "topic")
+    ]
+    same = [
+        file.read_bytes() == (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes()
+        for data in local
+        for file in data.files.values()
+    ]
+    assert all(same) and len(same) == 24
+
+
+def test_the_toy_labels_are_true_and_their_nouns_held_out(tmp_path: Path) -> None:
+    toy_euroeval.write(tmp_path, seed=1)
+    for data in read_local(tmp_path):
+        with data.files["test"].open(newline="", encoding="utf-8") as file:
+            cases = list(csv.DictReader(file))
+        assert len(cases) == 64 and {case["label"] for case in cases} == set(data.labels)
+        held_out = {NOUNS[noun][data.language] for noun in TEST}
+        for case in cases:
+            assert any(noun in case["text"] for noun in held_out)
+            if data.task == "classification":
+                rude = any(remark in case["text"] for remark in RUDE[data.language])
+                assert case["label"] == ("rude" if rude else "kind")
+            else:
+                sentence, choices = case["text"].split(" a. ")
+                options = dict(zip("ab", choices.split(" b. "), strict=True))
+                assert options[case["label"]] in sentence.rstrip(".").split()
+
+
+# EuroEval itself
+
+
+def offline() -> list[str]:
+    """Command prefix for an empty network namespace, where this machine lets us make one."""
+    tools = shutil.which("unshare") and shutil.which("ip")
+    if not tools or subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode:
+        return []
+    return ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+
+
+def teach(folder: Path, answers: dict[str, str]) -> None:
+    """Train the tiny model in `folder` until it gives each prompt its answer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in answers.items()]
+    prompts = [tokenizer.apply_chat_template(c[:1], add_generation_prompt=True, return_dict=False) for c in chats]
+    whole = [tokenizer.apply_chat_template(c, return_dict=False) for c in chats]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(40):
+        for prompt, ids in zip(prompts, whole, strict=True):
+            labels = [-100] * len(prompt) + ids[len(prompt) :]
+            model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+
+
+@pytest.mark.engine
+def test_euroeval_gives_a_model_that_is_always_right_100_without_network_or_cuda_compiler(tmp_path: Path) -> None:
+    import tiny
+
+    choices = [("sun? a. good b. bad", "a"), ("rain? a. good b. bad", "b")]
+    multiple = weather("choice-en", "en", labels=["a", "b"], task="multiple-choice", prompt="{text}")
+    galician = weather(words={"good": "bo", "bad": "malo"}, examples=2)
+    folder = write_local(tmp_path / "data", multiple, data=choices * 4)
+    write_local(folder, galician, data=[("sun", "good"), ("rain", "bad")] * 4)
+    model = tiny.policy(tmp_path / "model")
+    teach(model, dict(choices))
+    before = {file.name: file.read_bytes() for file in model.iterdir()}
+    (tmp_path / "home").mkdir()
+    command = [sys.executable, "-m", "croco", "benchmark", "--model", str(model), "--datasets", str(folder)]
+    subprocess.run(
+        [*offline(), *command, "--out", str(tmp_path / "out"), "--languages", "en", "gl", "cy"],
+        env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_none"},
+        cwd=Path(__file__).parent.parent,
+        check=True,
+    )
+    found = dataset.read(tmp_path / "out", "benchmarks").to_pylist()
+    assert [(row["benchmark"], row["language"], row["metric"]) for row in found] == [
+        ("choice-en", "en", "mcc"),
+        ("choice-en", "en", "accuracy"),
+        ("weather-gl", "gl", "mcc"),
+        ("weather-gl", "gl", "macro_f1"),
+    ]
+    assert [(row["score"], row["half_width_95"]) for row in found[:2]] == [(100.0, 0.0), (100.0, 0.0)]
+    assert all(row["split"] == "test" and len(row["iterations"]) == 3 for row in found)
+    manifest = dataset.verify(tmp_path / "out")
+    assert dataset.Count("benchmarks", "cy", 1, 0, {"no_local_data_set": 1}) in manifest.counts
+    assert manifest.metrics["generative_type"] == ["instruction_tuned"]
+    assert manifest.metrics["seconds"].keys() == {"choice-en", "weather-gl"}
+    assert before == {file.name: file.read_bytes() for file in model.iterdir()}
+    assert not list((tmp_path / "home").iterdir())
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"manifest.json", "part-00000.parquet"}
+
+
+@pytest.mark.engine
+def test_the_toy_policy_is_benchmarked_on_the_toy_data_sets(toy: Path, tmp_path: Path) -> None:
+    config = BenchmarkConfig(languages=("en", "de", "fr", "es"))
+    manifest = run(model=str(toy / "policy"), datasets=toy / "euroeval", out=tmp_path / "out", config=config)
+    assert manifest.rows == 16
+    assert sum(count.rows_out for count in manifest.counts if count.unit == "benchmarks") == 8
