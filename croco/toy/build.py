@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from croco.toy import examples, models, quality
+from croco.toy import euroeval, examples, models, quality
 from croco.toy.world import KINDS, LANGUAGES, LEADS, TEST, TRAIN, Question, draw_good_answer
 
 if TYPE_CHECKING:
@@ -205,6 +205,7 @@ def run(*, out: Path, config: ToyConfig = ToyConfig()) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     write_lines(out / "instructions.jsonl", instructions(config.seed))
     write_lines(out / "questions.jsonl", arena_questions(config.seed, config.questions))
+    euroeval.write(out / "euroeval", config.seed)
     start = time.perf_counter()
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as workers:
         built = {"policy": workers.submit(build_model, "policy", out, config).result()}
