@@ -62,7 +62,7 @@ def run(job: Job) -> Notes:
     """Evaluate the model on every data set of the job."""
     tokenizer = chat.load_tokenizer(job.model)
     local = {data.name: data for data in read_local(Path(job.datasets))} if job.datasets else {}
-    settings = {**engine._environment(engine.context(job.model)), "dtype": engine.dtype()}
+    settings = {**engine.settings(engine.context(job.model)), "dtype": engine.dtype()}
     import euroeval
     from euroeval import Benchmarker, DatasetConfig, dataset_configs
 

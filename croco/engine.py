@@ -191,7 +191,7 @@ def _llm(
     runner: Literal["generate", "pooling"] = "generate",
 ) -> Any:
     length = max_model_len or context(model, revision)
-    settings = _environment(length)
+    options = settings(length)
     from vllm import LLM
 
     return LLM(
@@ -205,11 +205,11 @@ def _llm(
         max_model_len=length,
         tensor_parallel_size=gpus,
         enable_prefix_caching=True,
-        **settings,
+        **options,
     )
 
 
-def _environment(length: int) -> dict[str, Any]:
+def settings(length: int) -> dict[str, Any]:
     """Prepare the process for vLLM; the settings that differ between a GPU and a CPU (ours, measured)."""
     if os.environ.get("VLLM_PORT", "").startswith("tcp:"):
         del os.environ["VLLM_PORT"]  # a Kubernetes Service named vllm injects it, and vLLM reads it as a number

@@ -31,7 +31,7 @@ def test_importing_the_engine_imports_no_library_that_is_slow() -> None:
 def test_a_service_named_vllm_in_the_cluster_does_not_stop_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PORT", "tcp://10.0.0.1:8000")
 
-    engine._environment(512)
+    engine.settings(512)
 
     assert "VLLM_PORT" not in os.environ
 
