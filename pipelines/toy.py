@@ -21,7 +21,6 @@ def parameters(world: Path) -> dict[str, Any]:
         "benchmark_datasets": str(world / "euroeval"),
         "questions_languages": ["en", "de", "fr", "es"],
         "answer_max_tokens": 80,
-        "benchmark_iterations": 2,
         "temperature": 0.7,
         "top_p": 1.0,
         "top_k": 0,
