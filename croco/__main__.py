@@ -1,7 +1,10 @@
 """The command line: `python -m croco <stage> --help`. Flags are generated from each stage's `run` and its config."""
 
 import importlib
+import os
+import subprocess
 import sys
+import warnings
 
 STAGES = {
     "prepare": "hub data set or local file -> English prompts",
@@ -23,7 +26,9 @@ MODULES = {"import-scores": "croco.import_scores", "toy": "croco.toy.build"}
 
 
 def main(arguments: list[str]) -> int:
-    """Run one stage; the exit status. A mistake in the input is one line on standard error, not a traceback."""
+    """Run one stage; the exit status. A mistake in the input is one line on standard error, not a traceback,
+    unless CROCO_TRACEBACK is set.
+    """
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m croco STAGE [flags]      python -m croco STAGE --help\n")
         print("\n".join(f"  {name:14}{what}" for name, what in STAGES.items()))
@@ -35,10 +40,13 @@ def main(arguments: list[str]) -> int:
     run = importlib.import_module(MODULES.get(stage, f"croco.{stage}")).run
     import tyro
 
+    warnings.showwarning = lambda message, *_: print(f"croco {stage}: warning: {message}", file=sys.stderr)
     try:
         tyro.cli(run, prog=f"python -m croco {stage}", args=flags, config=(tyro.conf.OmitArgPrefixes,))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"croco {stage}: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        if os.environ.get("CROCO_TRACEBACK"):
+            raise
+        print(f"croco {stage}: {str(error).removeprefix(f'{stage}: ') or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
 

@@ -4,7 +4,7 @@ What `pair` and `select` choose from. Keys are integers and texts are only compa
 memory; the texts of the few that are chosen are read in a pass of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,10 @@ class Index:
 
 def load(
     index: Index, samples: Sequence[Path], scores: Sequence[Path], tally: dataset.Tally
-) -> tuple[Answers, dict[str, dict[str, int]]]:
-    """Every answer with a finite reward, and per language how many of all answers are `cut` or in `other_language`.
+) -> tuple[Answers, NDArray[np.int64], dict[str, dict[str, int]]]:
+    """(every answer with a finite reward, every place that has an answer, unfit).
+
+    `unfit` says per language how many of all answers are `cut` or in `other_language`.
 
     Answers without a score, or with one that is not finite, are counted as dropped. Raises: ValueError for a score
     without an answer, a row without a prompt, or a key that stands twice.
@@ -86,7 +88,7 @@ def load(
     order = np.argsort(score_key)
     score_key, score = score_key[order], scored["reward"].to_numpy()[order].astype(np.float64)
     columns = ["prompt_id", "language", "sample_index", "text", "finish_reason", "identified"]
-    parts = [_part(index, pq.read_table(path, columns=columns)) for path in dataset.parts(samples, "samples")]
+    parts = [_part(index, pq.read_table(path, columns=columns)) for path in _progress(samples, "reading answers")]
     key, text, cut, strange = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(key)
     key, text, cut, strange = key[order], text[order], cut[order], strange[order]
@@ -122,13 +124,52 @@ def load(
     columns_kept = (
         column[keep] for column in (key, place, place // len(index.languages), language, reward, text, cut, strange)
     )
-    return Answers(*columns_kept), unfit
+    return Answers(*columns_kept), np.unique(place), unfit
+
+
+def count_pools(
+    unit: str,
+    index: Index,
+    pool: str,
+    answered: NDArray[np.int64],
+    scored: NDArray[np.int64],
+    outcome: NDArray[np.intp],
+    reasons: Mapping[int, str],
+) -> dataset.Tally:
+    """What became of every prompt's pool, by language; `pool` is `language`, or `all` (counted under None).
+
+    `answered` are the places with an answer; `scored` [pools] those pools with a finite reward, in order, and `outcome`
+    [pools] what became of them: a key of `reasons` is a drop, anything else is kept.
+    """
+    tally, number = dataset.Tally(unit), len(index.languages)
+    asked = index.places
+    if pool == "all":
+        asked, answered = np.unique(asked // number), np.unique(answered // number)
+    for at, code in enumerate(index.languages.to_pylist() if pool == "language" else [None]):
+        every, some, ends = (
+            places[places % number == at] if pool == "language" else places for places in (asked, answered, scored)
+        )
+        here = outcome[scored % number == at] if pool == "language" else outcome
+        dropped = np.isin(here, list(reasons))
+        tally.take(code, len(every))
+        tally.keep(code, int((~dropped).sum()))
+        tally.drop(code, "no_answer", len(every) - len(some))
+        tally.drop(code, "none_scored", len(some) - len(ends))
+        for key, reason in reasons.items():
+            tally.drop(code, reason, int((here == key).sum()))
+    return tally
+
+
+def _progress(samples: Sequence[Path], what: str) -> Iterable[Path]:
+    from tqdm import tqdm
+
+    return tqdm(list(dataset.parts(samples, "samples")), desc=what, unit="file", disable=None)
 
 
 def texts_of(index: Index, samples: Sequence[Path], keys: NDArray[np.int64]) -> pa.Array:
     """The texts of `keys` (sorted, each once), in their order; one pass over the samples, only these kept in memory."""
     found, texts = [], []
-    for path in dataset.parts(samples, "samples"):
+    for path in _progress(samples, "reading chosen texts"):
         table = pq.read_table(path, columns=["prompt_id", "language", "sample_index", "text"])
         part = index.keys(table, "samples")
         wanted = np.isin(part, keys)

@@ -26,6 +26,8 @@ import croco
 from croco import rows
 
 MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+"""Stands in for the manifest while a stage writes, and says which stage: another never removes its files."""
 LIBRARIES = (
     "croco",
     "pyarrow",
@@ -83,7 +85,7 @@ class Tally:
 
     def counts(self) -> list[Count]:
         """One `Count` a language, in order. Raises: ValueError where rows are unaccounted for."""
-        languages = sorted(self.taken | self.kept | dict.fromkeys(self.dropped, 0), key=str)
+        languages = sorted({*self.taken, *self.kept, *self.dropped}, key=str)
         return [
             Count(
                 self.unit,
@@ -151,10 +153,17 @@ def load_manifest(directory: Path, contract: str | None = None) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
         stored = content.pop("digest")
         manifest = Manifest(**{**content, "counts": [Count(**count) for count in content["counts"]]})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        digest = manifest.digest
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: found {error!r}; expected a manifest") from error
-    if stored != manifest.digest:
-        raise ValueError(f"{path}: found digest {manifest.digest}; expected {stored}; the manifest was edited")
+    if stored != digest:
+        raise ValueError(f"{path}: found digest {digest}; expected {stored}; the manifest was edited")
+    units = [count.unit for count in manifest.counts]
+    counted = sum(count.rows_out for count in manifest.counts if count.unit == units[0])
+    if manifest.contract and counted != manifest.rows:
+        raise ValueError(
+            f"{path}: found {counted} {units[:1]} counted; expected {manifest.rows}; the manifest was edited"
+        )
     if contract and manifest.contract != contract:
         raise ValueError(f"{path}: found a dataset of {manifest.contract}; expected {what}")
     return manifest
@@ -226,17 +235,50 @@ class Writer:
     """
 
     def __init__(
-        self, out: Path, contract: str | None, *, stage: str, version: int, config: Any, inputs: Iterable[Path] = ()
+        self,
+        out: Path,
+        contract: str | None,
+        *,
+        stage: str,
+        version: int,
+        config: Any,
+        inputs: Iterable[Path] = (),
+        existing: bool = False,
     ) -> None:
+        """`existing`: `out` holds the files to attach already, and keeps them."""
         self.out, self.contract, self.stage, self.version, self.config = Path(out), contract, stage, version, config
+        inputs = [Path(directory) for directory in inputs]
         self.inputs = [self._input(directory) for directory in inputs]
-        if (self.out / MANIFEST).exists() or not self.out.exists():
-            shutil.rmtree(self.out, ignore_errors=True)  # an earlier, finished output of this stage
-        self.out.mkdir(parents=True, exist_ok=True)
-        for stale in self.out.glob("part-*.parquet"):
-            stale.unlink()
+        if not existing:
+            self._claim(inputs)
         self.files: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+
+    def _claim(self, inputs: Sequence[Path]) -> None:
+        """Empty `out` of what an earlier run of this stage finished, or started to write as parts.
+
+        Raises: ValueError if `out` is an input, or holds anything that this stage did not write.
+        """
+        if any(self.out.resolve() == directory.resolve() for directory in inputs):
+            raise ValueError(f"{self.out}: found the output to be an input too; expected another directory")
+        finished, unfinished = self.out / MANIFEST, self.out / UNFINISHED
+        if finished.exists():
+            if (found := load_manifest(self.out).stage) != self.stage:
+                raise ValueError(
+                    f"{self.out}: found the output of {found}; expected a new directory, or one of {self.stage}"
+                )
+            shutil.rmtree(self.out)
+        elif unfinished.exists():
+            if (found := json.loads(unfinished.read_text(encoding="utf-8"))["stage"]) != self.stage:
+                raise ValueError(
+                    f"{self.out}: found {found} unfinished; expected a new directory, or one of {self.stage}"
+                )
+            for stale in self.out.glob("part-*.parquet"):
+                stale.unlink()
+        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise ValueError(f"{self.out}: found what no stage wrote; expected a new or empty directory")
+        self.out.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps({"stage": self.stage}) + "\n", encoding="utf-8")
 
     @staticmethod
     def _input(directory: Path) -> dict[str, Any]:
@@ -259,7 +301,7 @@ class Writer:
     def attach(self, path: Path) -> None:
         """List a file or every file of a folder below `out` that is not a part (a model, a plot)."""
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
+            if file.is_file() and file.name not in (MANIFEST, UNFINISHED):
                 self._list(file, None)
 
     def _list(self, path: Path, number: int | None) -> None:
@@ -297,20 +339,20 @@ class Writer:
             library_versions(),
         )
         if self.contract:
-            counted = sum(count.rows_out for count in counts if count.unit == counts[0].unit)
+            unit = counts[0].unit if counts else self.contract
+            counted = sum(count.rows_out for count in counts if count.unit == unit)
             if counted != manifest.rows:
-                raise ValueError(
-                    f"{self.stage}: found {counted} {counts[0].unit} counted; expected the {manifest.rows} written"
-                )
+                raise ValueError(f"{self.stage}: found {counted} {unit} counted; expected the {manifest.rows} written")
             if not manifest.rows:
-                dropped = sum((Counter(c.dropped) for c in counts if c.unit == counts[0].unit), Counter[str]())
+                dropped = sum((Counter(c.dropped) for c in counts if c.unit == unit), Counter[str]())
                 raise ValueError(
-                    f"{self.stage}: found no {counts[0].unit} to write; expected at least one; "
+                    f"{self.stage}: found no {unit} to write; expected at least one; "
                     f"dropped: {dict(dropped) or 'none, the input is empty'}"
                 )
         partial = self.out / f"{MANIFEST}.partial"
         partial.write_text(manifest.to_json() + "\n", encoding="utf-8")
         partial.replace(self.out / MANIFEST)
+        (self.out / UNFINISHED).unlink(missing_ok=True)
         return manifest
 
 

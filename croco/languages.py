@@ -15,7 +15,7 @@ class Language:
     name: str
     """English name, as prompts to a translator or judge spell it."""
     translated: bool
-    """Among TranslateGemma's 55 WMT24++ languages, as far as public text says (paper-and-peers: unconfirmed)."""
+    """Among TranslateGemma's 55 WMT24++ languages, as far as public text says (unconfirmed)."""
 
     @property
     def base(self) -> str:

@@ -7,6 +7,7 @@ answer, among those with a reward strictly below, whose reward is nearest to mea
 the smallest (language, sample_index). No text is read but to tell equal answers apart and to write the pairs out.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from croco import dataset, rows
-from croco.candidates import INDEX_BITS, Answers, Index, load, texts_of
+from croco.candidates import INDEX_BITS, Answers, Index, count_pools, load, texts_of
 
 VERSION = 1
 SMALL_POOL = 16
@@ -59,7 +60,7 @@ class PairConfig:
         ]:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: found {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
-        if not self.k > 0:
+        if not 0 < self.k < math.inf:
             raise ValueError(f"k: found {self.k}; expected a positive number of standard deviations")
 
 
@@ -105,8 +106,8 @@ class Selection:
     """Whether rejected has the pool's lowest reward."""
 
 
-def select(answers: Answers, config: PairConfig) -> tuple[Selection, NDArray[np.intp], NDArray[np.intp]]:
-    """The pairs, in the answers' order; and every pool's first answer and outcome."""
+def select(answers: Answers, config: PairConfig) -> tuple[Selection, NDArray[np.int64], NDArray[np.intp]]:
+    """The pairs, in the answers' order; and the pools with the outcome of each."""
     pool = answers.place if config.pool == "language" else answers.prompt
     choosable = ~(answers.cut & (not config.cut_may_win)) & ~(answers.strange & (config.language_guard == "exclude"))
     first = np.flatnonzero(np.diff(pool, prepend=-1))
@@ -131,7 +132,7 @@ def select(answers: Answers, config: PairConfig) -> tuple[Selection, NDArray[np.
     names = [field.name for field in fields(Selection)]
     columns = [np.concatenate([getattr(selection, name) for selection in selections]) for name in names]
     order = np.argsort(pool[columns[0]])
-    return Selection(*(column[order] for column in columns)), first, outcomes
+    return Selection(*(column[order] for column in columns)), pool[first], outcomes
 
 
 def run(
@@ -150,12 +151,15 @@ def run(
         scores: Datasets of rewards.
         out: Directory to write.
     """
+    for name, given in [("prompts", prompts), ("samples", samples), ("scores", scores)]:
+        if not given:
+            raise ValueError(f"--{name}: found no directory; expected one or more")
     inputs = [*prompts, *samples, *scores]
     writer = dataset.Writer(out, "pairs", stage="pair", version=VERSION, config=config, inputs=inputs)
     index, tally = Index(dataset.read(prompts, "prompts")), dataset.Tally("answers")
-    answers, unfit = load(index, samples, scores, tally)
-    selection, first, outcomes = select(answers, config)
-    pools = count_pools(index, answers.language[first], outcomes, config)
+    answers, answered, unfit = load(index, samples, scores, tally)
+    selection, scored, outcomes = select(answers, config)
+    pools = count_pools("pairs", index, config.pool, answered, scored, outcomes, REASONS)
     if config.rejected_target == "mean-2std" and len(selection.size) and np.median(selection.size) < SMALL_POOL:
         writer.warn(
             f"pools have {np.median(selection.size):.0f} answers (median); below {SMALL_POOL} the rule mean - k * std "
@@ -167,21 +171,6 @@ def run(
         writer.add(tabulate(index, answers, selection, slice(start, start + PART_ROWS), wanted, texts, config))
     metrics = summarize(index, answers, selection) | {"not_fit_to_win": unfit}
     return writer.finish([*pools.counts(), *tally.counts()], metrics=metrics)
-
-
-def count_pools(
-    index: Index, language: NDArray[np.int64], outcomes: NDArray[np.intp], config: PairConfig
-) -> dataset.Tally:
-    """How many pools gave a pair, by language (for one pool over all languages: None); `language` is [pools]."""
-    tally = dataset.Tally("pairs")
-    names = index.languages.to_pylist() if config.pool == "language" else [None]
-    for number, name in enumerate(names):
-        here = outcomes[language == number] if config.pool == "language" else outcomes
-        tally.take(name, len(here))
-        tally.keep(name, int((here == PAIRED).sum()))
-        for code, reason in REASONS.items():
-            tally.drop(name, reason, int((here == code).sum()))
-    return tally
 
 
 def tabulate(

@@ -4,7 +4,7 @@
     python -m croco select --prompts DIR DIR --samples DIR --scores DIR --completion best --out DIR
 
 `reference` is the data set's own answer, translated (In-Lang / All-Lang SFT); `best` is the answer of highest reward
-(Max-R SFT), chosen as `pair` chooses.
+(Max-R SFT), ties to the smallest (language, sample_index).
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from croco import dataset
-from croco.candidates import Index, load, texts_of
+from croco.candidates import Index, count_pools, load, texts_of
 from croco.rows import CONTRACTS
 
 VERSION = 1
@@ -61,14 +61,15 @@ def run(
         )
     inputs = [*prompts, *samples, *scores]
     writer = dataset.Writer(out, "sft", stage="select", version=VERSION, config=config, inputs=inputs)
-    tally = dataset.Tally("rows")
     table = dataset.unique(dataset.read(prompts, "prompts"), "prompts")
-    writer.add(best(table, samples, scores, config, tally) if samples else references(table, tally))
-    return writer.finish(tally.counts())
+    rows, counts = best(table, samples, scores, config) if samples else references(table)
+    writer.add(rows)
+    return writer.finish(counts)
 
 
-def references(prompts: pa.Table, tally: dataset.Tally) -> pa.Table:
+def references(prompts: pa.Table) -> tuple[pa.Table, list[dataset.Count]]:
     """The prompts that have a reference, as SFT rows; the others are counted."""
+    tally = dataset.Tally("rows")
     has = prompts["reference"].is_valid()
     for language, valid in zip(prompts["language"].to_pylist(), has.to_pylist(), strict=True):
         tally.take(language)
@@ -76,35 +77,27 @@ def references(prompts: pa.Table, tally: dataset.Tally) -> pa.Table:
             tally.keep(language)
         else:
             tally.drop(language, "no_reference")
-    return _rows(
-        prompts.filter(has), prompts["reference"].filter(has), pa.nulls(pc.sum(has).as_py() or 0, pa.float32())
-    )
+    reward = pa.nulls(pc.sum(has).as_py() or 0, pa.float32())
+    return _rows(prompts.filter(has), prompts["reference"].filter(has), reward), tally.counts()
 
 
 def best(
-    prompts: pa.Table, samples: list[Path], scores: list[Path], config: SelectConfig, tally: dataset.Tally
-) -> pa.Table:
+    prompts: pa.Table, samples: list[Path], scores: list[Path], config: SelectConfig
+) -> tuple[pa.Table, list[dataset.Count]]:
     """The best answer of each pool, as SFT rows; ties go to the smallest (language, sample_index)."""
-    index = Index(prompts)
-    answers, _ = load(index, samples, scores, dataset.Tally("answers"))
+    index, tally = Index(prompts), dataset.Tally("answers")
+    answers, answered, _ = load(index, samples, scores, tally)
     pool = answers.place if config.pool == "language" else answers.prompt
     reward = np.where(answers.cut & (not config.cut_may_win), -np.inf, answers.reward)
     first = np.flatnonzero(np.diff(pool, prepend=-1))
-    order = np.lexsort((-reward, pool))  # stable: of equal rewards the first stays first
-    chosen = order[first]
-    fit = np.isfinite(reward[chosen])
-    names = index.languages.to_pylist()
-    for number, able in zip(answers.language[first], fit, strict=True):
-        language = names[number] if config.pool == "language" else None
-        tally.take(language)
-        if able:
-            tally.keep(language)
-        else:
-            tally.drop(language, "none_choosable")
-    chosen = chosen[fit]
+    chosen = np.lexsort((-reward, pool))[first]  # stable: of equal rewards the first stays first
+    cut = np.isneginf(reward[chosen])
+    pools = count_pools("rows", index, config.pool, answered, pool[first], cut.astype(np.intp), {1: "none_choosable"})
+    chosen = chosen[~cut]
     keys = np.sort(answers.key[chosen])
     texts = texts_of(index, samples, keys).take(np.searchsorted(keys, answers.key[chosen]))
-    return _rows(index.rows(answers.place[chosen]), texts, answers.reward[chosen].astype(np.float32))
+    rows = _rows(index.rows(answers.place[chosen]), texts, answers.reward[chosen].astype(np.float32))
+    return rows, [*pools.counts(), *tally.counts()]
 
 
 def _rows(prompts: pa.Table, completion: object, reward: object) -> pa.Table:

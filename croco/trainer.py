@@ -195,7 +195,7 @@ def _watcher(out: Path, job: Mapping[str, Any]) -> Any:
 
 def seal(checkpoint: Path, identity: Mapping[str, Any]) -> None:
     """Mark a checkpoint as whole: a manifest with every file's checksum and the run it belongs to."""
-    writer = dataset.Writer(checkpoint, None, stage="checkpoint", version=1, config=identity)
+    writer = dataset.Writer(checkpoint, None, stage="checkpoint", version=1, config=identity, existing=True)
     writer.attach(checkpoint)
     writer.finish([])
 

@@ -83,15 +83,21 @@ def expected(pools: dict[str, list[Candidate]], config: PairConfig) -> tuple[dic
     grouped: dict[str, list[Candidate]] = defaultdict(list)
     for prompt_id, pool in pools.items():
         for c in pool:
-            if c["reward"] is not None and math.isfinite(c["reward"]):
-                grouped[f"{prompt_id}/{'all' if config.pool == 'all' else c['language']}"].append(c)
+            grouped[f"{prompt_id}/{'all' if config.pool == 'all' else c['language']}"].append(c)
     pairs, dropped = {}, defaultdict(int)
-    for pair_id, pool in grouped.items():
-        found = straightforward(pool, config)
+    for pair_id, every in grouped.items():
+        pool = [c for c in every if c["reward"] is not None and math.isfinite(c["reward"])]
+        found = straightforward(pool, config) if pool else "none_scored"
         if isinstance(found, str):
             dropped[found] += 1
         else:
-            pairs[pair_id] = tuple((c["language"], c["sample_index"], c["text"]) for c in found)
+            rewards = [np.float32(c["reward"]).astype(float) for c in pool]
+            statistics = (len(pool), np.float32(np.mean(rewards)), np.float32(np.std(rewards)))
+            pairs[pair_id] = (
+                *((c["language"], c["sample_index"], c["text"]) for c in found),
+                found[0]["language"],
+                statistics,
+            )
     return pairs, dict(dropped)
 
 
@@ -107,6 +113,8 @@ def check(inputs: dict[str, list[Path]], out: Path, pools: dict[str, list[Candid
         row["pair_id"]: (
             (row["chosen_language"], row["chosen_index"], row["chosen"]),
             (row["rejected_language"], row["rejected_index"], row["rejected"]),
+            row["prompt_language"],
+            (row["pool_size"], pytest.approx(row["reward_mean"]), pytest.approx(row["reward_std"], abs=1e-6)),
         )
         for row in dataset.read(out, "pairs").to_pylist()
     }
@@ -139,8 +147,8 @@ configs = st.builds(
 
 
 @pytest.mark.filterwarnings("ignore:pools have")
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pools=st.lists(candidates, min_size=1, max_size=6), config=configs)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pools=st.lists(candidates, min_size=1, max_size=10), config=configs)
 def test_every_pool_gives_the_pair_of_the_written_rule(
     dataset_of: DatasetOf, tmp_path: Path, pools: list[list[tuple]], config: PairConfig
 ) -> None:
@@ -270,6 +278,22 @@ def test_pools_without_a_pair_are_an_error_that_says_why(dataset_of: DatasetOf, 
         one(dataset_of, tmp_path, [candidate(i, 1.0) for i in range(16)])
 
 
+@pytest.mark.filterwarnings("ignore:pools have")
+def test_a_prompt_without_answers_or_scores_is_a_pool_that_is_counted(dataset_of: DatasetOf, tmp_path: Path) -> None:
+    pools = {
+        "p": [candidate(0, 1.0), candidate(1, 0.0)],
+        "q": [candidate(0, None)],
+        "r": [candidate(0, math.nan, language="de")],
+    }
+    inputs = write(dataset_of, pools)
+    asked = write(dataset_of, pools | {"s": [candidate(0, 1.0)]}, name="2")
+    manifest = pair.run(**inputs | {"prompts": asked["prompts"]}, out=tmp_path / "out")
+    counts = {(c.unit, c.language): (c.rows_in, c.rows_out, c.dropped) for c in manifest.counts}
+    assert counts["pairs", "da"] == (3, 1, {"no_answer": 1, "none_scored": 1})
+    assert counts["pairs", "de"] == (1, 0, {"none_scored": 1})
+    assert counts["answers", "de"] == (1, 0, {"reward_not_finite": 1})
+
+
 def test_a_score_without_an_answer_is_refused(dataset_of: DatasetOf, tmp_path: Path) -> None:
     inputs = write(dataset_of, {"p": [candidate(0, 1.0), candidate(1, 0.0)]})
     more = write(dataset_of, {"p": [candidate(i, 1.0) for i in range(3)]}, name="2")
@@ -291,6 +315,7 @@ def test_an_answer_without_a_prompt_is_refused(dataset_of: DatasetOf, tmp_path: 
     [
         ({"pool": "both"}, "pool: found 'both'; expected one of language, all"),
         ({"k": 0.0}, "k: found 0.0; expected a positive"),
+        ({"k": math.inf}, "k: found inf; expected a positive"),
         ({"rejected_target": "worst"}, "rejected_target: found 'worst'"),
     ],
 )

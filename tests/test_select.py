@@ -1,5 +1,6 @@
 """Select: references or the best of n become SFT rows, and what has neither is counted."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ def test_the_best_answer_wins(
     rows = dataset.read(tmp_path / "sft", "sft").to_pylist()
     assert [(r["prompt_id"], r["language"], r["completion"], r["reward"]) for r in rows] == expected
     assert rows[0]["prompt"] == [{"role": "user", "content": f"p {expected[0][1]}"}]
+
+
+def test_what_the_best_is_chosen_from_is_counted(dataset_of: DatasetOf, tmp_path: Path) -> None:
+    inputs = scored(dataset_of, {("p", "da"): [1.0, math.nan], ("q", "da"): [math.nan]}, cut=("p", "da", 0))
+    with pytest.raises(ValueError, match=r"found no rows to write.*'none_choosable': 1"):
+        select.run(**inputs, out=tmp_path / "sft", config=SelectConfig(completion="best"))
+    manifest = select.run(**inputs, out=tmp_path / "sft", config=SelectConfig(completion="best", cut_may_win=True))
+    assert [(c.unit, c.rows_in, c.rows_out, c.dropped) for c in manifest.counts] == [
+        ("rows", 2, 1, {"none_scored": 1}),
+        ("answers", 3, 1, {"reward_not_finite": 2}),
+    ]
 
 
 def test_best_without_scores_is_refused(dataset_of: DatasetOf, tmp_path: Path) -> None:

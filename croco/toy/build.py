@@ -199,7 +199,7 @@ def run(*, out: Path, config: ToyConfig = ToyConfig()) -> dict[str, Any]:
     record, key = out / "toy.json", build_key(config)
     if record.exists():
         found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        if found["key"] == key:
+        if found["key"] == key and all((out / name / "model.safetensors").is_file() for name in BUILDERS):
             return found
         record.unlink()
     out.mkdir(parents=True, exist_ok=True)

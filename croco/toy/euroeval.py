@@ -18,13 +18,8 @@ from croco.toy.world import DEV, FACTS, LANGUAGES, NOUNS, TEST, TRAIN, Answer
 
 ROWS = {"train": (TRAIN, 16), "val": (DEV, 16), "test": (TEST, 64)}
 """Split -> nouns its rows are about, and how many rows."""
-TONE = {
-    "en": {"kind": "kind", "rude": "rude"},
-    "de": {"kind": "nett", "rude": "grob"},
-    "fr": {"kind": "poli", "rude": "grossier"},
-    "es": {"kind": "amable", "rude": "grosero"},
-}
-"""What the model has to answer, by label."""
+TONE = {"en": ("kind", "rude"), "de": ("nett", "grob"), "fr": ("poli", "grossier"), "es": ("amable", "grosero")}
+"""What the model has to answer to a kind and to a rude text."""
 OR = {"en": "or", "de": "oder", "fr": "ou", "es": "o"}
 
 Draw = Callable[[random.Random, str, range], tuple[str, str]]
@@ -49,7 +44,8 @@ def draw_topic(rng: random.Random, language: str, nouns: range) -> tuple[str, st
 
 def tone_prompt(language: str) -> str:
     """Return how the policy is asked for the tone of {text}: `kind or rude? {text}`."""
-    return f"{TONE[language]['kind']} {OR[language]} {TONE[language]['rude']}? {{text}}"
+    kind, rude = TONE[language]
+    return f"{kind} {OR[language]} {rude}? {{text}}"
 
 
 def topic_prompt(language: str) -> str:
@@ -61,10 +57,8 @@ def write(out: Path, seed: int) -> None:
     """Write the data sets to folder `out`."""
     entries = []
     for language in LANGUAGES:
-        tone = {
-            "task": "classification", "labels": ["kind", "rude"], "words": TONE[language],
-            "prompt": tone_prompt(language),
-        }  # fmt: skip
+        words = dict(zip(("kind", "rude"), TONE[language], strict=True))
+        tone = {"task": "classification", "labels": ["kind", "rude"], "words": words, "prompt": tone_prompt(language)}
         topic = {"task": "multiple-choice", "labels": ["a", "b"], "prompt": topic_prompt(language)}
         for name, entry, draw in (("tone", tone, draw_tone), ("topic", topic, draw_topic)):
             entries.append({"name": f"toy-{name}-{language}", "language": language, **entry})

@@ -9,7 +9,6 @@ import random
 from dataclasses import replace
 from typing import NamedTuple
 
-from croco.toy.euroeval import TONE, draw_tone, tone_prompt
 from croco.toy.world import (
     LANGUAGES,
     NOUNS,
@@ -57,20 +56,9 @@ def draw_translation(rng: random.Random, sources: tuple[str, ...] = LANGUAGES) -
     return Turn(plan.render(source), plan.render(target), (source, target))
 
 
-def draw_tone_turn(rng: random.Random) -> Turn:
-    """Return a EuroEval question about the tone of a text (training nouns only) with its right answer."""
-    language = rng.choice(LANGUAGES)
-    text, label = draw_tone(rng, language, TRAIN)
-    return Turn(tone_prompt(language).format(text=text), TONE[language][label])
-
-
 def draw_policy_turn(rng: random.Random) -> Turn:
-    """Return an example for the policy: 65 % answered questions, 25 % translations, 10 % questions about tone.
-
-    Tone is what EuroEval finds the base to know: what tuning makes it forget would show there.
-    """
-    draw = rng.choices((draw_answered_question, draw_translation, draw_tone_turn), (0.65, 0.25, 0.1))[0]
-    return draw(rng)
+    """Return an example for the policy: three in four are answered questions, the rest translations."""
+    return draw_answered_question(rng) if rng.random() < 0.75 else draw_translation(rng)
 
 
 def draw_translator_turn(rng: random.Random) -> Turn:
