@@ -39,7 +39,7 @@ class AnswerConfig:
     limit: int | None = None
     """Only the first so many questions of each language, at least 1; None: all (paper)."""
     temperature: float | None = None
-    """0 is greedy; None: the reference code's by hub id, else 0."""
+    """0 is greedy; None: the reference code's by hub id, else 0 (ours)."""
     settings_of: str | None = None
     """Hub id whose temperature is used. A tuned model in a folder is answered like its base by naming the base here;
     None: the model's own (ours; the reference code goes by a word in the path)."""
@@ -104,9 +104,11 @@ def read_hub(source: str, revision: str, codes: Sequence[str]) -> Iterator[Quest
     """Questions of a hub data set with a configuration a language, those of `codes` that it has."""
     import datasets
 
-    offered = datasets.get_dataset_config_names(source, revision=revision)
+    with models.reaching_hub(source):
+        offered = datasets.get_dataset_config_names(source, revision=revision)
     for code in [code for code in codes if code in offered]:
-        split = datasets.load_dataset(source, code, revision=revision, split="test")
+        with models.reaching_hub(source):
+            split = datasets.load_dataset(source, code, revision=revision, split="test")
         for number, row in enumerate(split, 1):
             yield _question({**row, "language": code}, f"{source} {code}:{number}")
 
@@ -212,9 +214,10 @@ def run(
     """Write a model's answers to benchmark questions.
 
     Args:
-        questions: Hub id, or a JSONL or Parquet file with question_id, category, subcategory, prompt, language.
+        questions: Hub id, or a JSONL or Parquet file with question_id, category, subcategory, prompt, language
+            (default: the paper's).
         model: Folder or hub id of the model.
-        revision: Commit, tag or branch of a hub model; default main.
+        revision: Commit, tag or branch of a hub model; default main (ours).
         generator: Name of the model in reports: base, tuned, or another.
         out: Directory to write.
     """
@@ -225,7 +228,7 @@ def run(
         chosen = choose(read_file(path), config, questions, tally)
         identity = {"id": path.name, "sha256": dataset.sha256_file(path)}
     else:
-        commit = _commit(questions, config.questions_revision)
+        commit = models.resolve(questions, config.questions_revision, data=True)
         chosen = choose(read_hub(questions, commit, config.languages), config, questions, tally)
         identity = {"id": questions, "revision": commit}
     sampling = sampling_for(model, config)
@@ -240,12 +243,3 @@ def run(
         "chat_template": chat.template_sha256(llm.tokenizer),
     }
     return writer.finish(tally.counts(), models={"policy": policy}, metrics=metrics)
-
-
-def _commit(source: str, revision: str | None) -> str:
-    """The commit id that `revision` (default: main) of a hub data set names now; a full one is returned as it is."""
-    if revision and len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision):
-        return revision
-    from huggingface_hub import HfApi
-
-    return str(HfApi().dataset_info(source, revision=revision).sha)

@@ -28,7 +28,8 @@ class ArenaConfig:
     """How answers are compared."""
 
     judge_format: str = "qwen3.6"
-    """Name in judges.FORMATS: the judge's prompt, sampling, thinking mode and context (table: with provenance)."""
+    """Name in judges.FORMATS: the judge's prompt, sampling, thinking mode and context, each
+    with where it comes from. Default: for the reference code's judge."""
     max_unreadable: float = 0.05
     """Share of the judge's replies in any one language that may lack a verdict, in [0, .5); above it the stage fails
     (ours; the reference code leaves such rows out in silence)."""
@@ -237,8 +238,8 @@ def run(
     Args:
         answers: Dataset of the answers of the model whose win rate is wanted.
         reference: Dataset of the answers of the model it is compared with.
-        judge: Folder or hub id of the judge.
-        judge_revision: Commit, tag or branch of a hub judge; default main.
+        judge: Folder or hub id of the judge (default: the reference code's).
+        judge_revision: Commit, tag or branch of a hub judge; default main (ours).
         out: Directory to write.
     """
     inputs = [answers, reference]

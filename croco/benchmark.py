@@ -24,7 +24,7 @@ from typing import Any
 import croco
 from croco import dataset, languages, models
 from croco.benchmark_datasets import PAPER, LocalDataset, read_local
-from croco.benchmark_records import Record, read_records
+from croco.benchmark_records import Record, drop_partial, read_records
 from croco.benchmark_worker import Job, Notes
 
 VERSION = 1
@@ -135,10 +135,7 @@ def weights(model: str, revision: str | None) -> list[Path]:
     """
     folder = Path(model)
     if not folder.is_dir() and not model.startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-
-        revision = models.resolve(model, revision)
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=[f"*{kind}" for kind in MODEL_FILES]))
+        folder = models.snapshot(model, models.resolve(model, revision), [f"*{kind}" for kind in sorted(MODEL_FILES)])
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
             f"{model}: found an adapter; expected a whole model: `python -m croco train` writes it to merged/"
@@ -202,6 +199,7 @@ def run(
     about = [VERSION, identity, asked, dataset.library_versions(), data]
     name = f"model-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}"
     results = (out / RECORDS).resolve()
+    drop_partial(results)
     with tempfile.TemporaryDirectory(prefix="croco-benchmark-") as folder:
         work = Path(folder)
         (work / name).mkdir()  # EuroEval writes into the model's folder: it gets one of its own, of links

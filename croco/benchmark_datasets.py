@@ -12,7 +12,7 @@ It is data only: nothing in it is executed, unlike EuroEval's own custom_dataset
 """
 
 import csv
-import json
+import io
 import re
 import string
 from collections.abc import Iterator, Mapping
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from croco import languages
+from croco.sources import read_json
 
 PAPER: Mapping[str, tuple[str, ...]] = {
     code: tuple(names.split())
@@ -81,15 +82,14 @@ def read_local(folder: Path) -> list[LocalDataset]:
     if not index.is_file():
         raise FileNotFoundError(f"{index}: found no file; expected one JSON object a line, a data set each")
     datasets: list[LocalDataset] = []
-    for number, line in enumerate(index.read_text(encoding="utf-8").split("\n"), start=1):
-        if line.strip():
-            try:
-                dataset = _declared(json.loads(line), folder)
-                if dataset.name in [other.name for other in datasets]:
-                    raise ValueError(f"found the name {dataset.name!r} again; expected each name once")
-            except (json.JSONDecodeError, ValueError) as error:
-                raise ValueError(f"{index}:{number}: {error}") from error
-            datasets.append(dataset)
+    for place, entry in read_json(index):
+        try:
+            dataset = _declared(entry, folder)
+            if dataset.name in [other.name for other in datasets]:
+                raise ValueError(f"found the name {dataset.name!r} again; expected each name once")
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        datasets.append(dataset)
     if not datasets:
         raise ValueError(f"{index}: found no data set; expected one or more")
     for dataset in datasets:
@@ -106,24 +106,27 @@ def _declared(entry: Any, folder: Path) -> LocalDataset:
         raise ValueError(f"found {found}; expected an object of {sorted(required)} and, if wanted, words and examples")
     name, labels, examples = entry["name"], entry["labels"], entry.get("examples", 0)
     words = entry.get("words", {})
+    for key in ("language", "task", "prompt"):
+        if not isinstance(entry[key], str):
+            raise ValueError(f"found {key} {entry[key]!r}; expected text")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(f"found name {name!r}; expected a lower-case letter, then letters, digits, dashes")
     if entry["task"] not in TASKS:
         raise ValueError(f"found task {entry['task']!r}; expected one of {', '.join(TASKS)}")
-    if not isinstance(labels, list) or len(labels) < 2 or not isinstance(words, dict) or not words.keys() <= {*labels}:
+    if not isinstance(labels, list) or not all(isinstance(label, str) and NAME.fullmatch(label) for label in labels):
+        raise ValueError(f"found labels {labels!r}; expected a list of names of lower-case letters, digits and dashes")
+    if len(labels) < 2 or not isinstance(words, dict) or not words.keys() <= {*labels}:
         raise ValueError(f"found labels {labels} and words {words}; expected two labels or more, and words for them")
     words = {label: words.get(label, label) for label in labels}
-    if not all(isinstance(label, str) and NAME.fullmatch(label) for label in labels):
-        raise ValueError(f"found labels {labels}; expected names of lower-case letters, digits and dashes")
     if not all(isinstance(word, str) and word and word == word.lower().strip() for word in words.values()):
         raise ValueError(f"found words {words}; expected lower-case text (EuroEval compares in lower case)")
     if len({*words.values()}) < len(labels):
         raise ValueError(f"found labels {labels} and words {words}; expected each once")
     if entry["task"] == "multiple-choice" and any(words[label] != label for label in labels):
         raise ValueError(f"found words {words}; expected none for multiple-choice, whose texts name the labels")
-    if not isinstance(examples, int) or examples < 0:
+    if type(examples) is not int or examples < 0:
         raise ValueError(f"found examples {examples!r}; expected a number from 0")
-    placeholders = [field for _, field, _, _ in string.Formatter().parse(str(entry["prompt"])) if field is not None]
+    placeholders = [field for _, field, _, _ in string.Formatter().parse(entry["prompt"]) if field is not None]
     if "text" not in placeholders or not {*placeholders} <= {"text", "labels_str"}:
         raise ValueError(
             f"found prompt {entry['prompt']!r}; expected {{text}} in it, and at most {{labels_str}} besides"
@@ -160,10 +163,22 @@ def _check_rows(dataset: LocalDataset, path: Path) -> None:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str | None, Any]]]:
-    """(line number, row) of a CSV file of text and label."""
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
+    """(line number, row) of a CSV file of text and label. Raises: ValueError that names file and line."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}:{line}: found bytes that are not UTF-8; expected CSV in UTF-8") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{path}:{line}: found a NUL character; expected text")
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
         if reader.fieldnames != ["text", "label"]:
             raise ValueError(f"{path}:1: found columns {reader.fieldnames}; expected ['text', 'label']")
         for row in reader:
             yield reader.line_num, row
+    except csv.Error as error:  # only the inner reader has counted the line it failed in
+        line = reader.reader.line_num
+        raise ValueError(f"{path}:{line}: found {error}; expected CSV of text and label") from error

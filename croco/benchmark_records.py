@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,19 @@ def _scores(raw: Sequence[Mapping[str, Any]], total: Mapping[str, float]) -> lis
     return scores
 
 
+def drop_partial(path: Path) -> None:
+    """Cut the last line off a results file where it is no JSON: EuroEval was killed while it wrote it.
+
+    EuroEval reads the file when it goes on, and 16 stops at such a line. Its data set is evaluated again.
+    """
+    content = path.read_bytes().rstrip() if path.is_file() else b""
+    start = content.rfind(b"\n") + 1
+    try:
+        json.loads(content[start:] or b"{}")
+    except ValueError:  # no JSON, or cut within a character
+        os.truncate(path, start)
+
+
 def read_records(path: Path, model: str) -> dict[str, Record]:
     """Data set -> record of `model` in a results file, which EuroEval 16 starts with an empty line."""
     records = {}
@@ -98,7 +112,7 @@ def read_records(path: Path, model: str) -> dict[str, Record]:
             continue
         try:
             record = parse_record(json.loads(line))
-        except (json.JSONDecodeError, KeyError, ValueError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}:{number}: found {error!r}; expected a record of EuroEval 16 or 17") from error
         if record.model == model:
             records[record.benchmark] = record

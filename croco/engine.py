@@ -26,7 +26,6 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     """0 is off."""
-    presence_penalty: float = 0.0
     max_tokens: int = 4096
     """Tokens an answer may have; one that gets there, or to the end of the context, has finish_reason `length`."""
     seed: int | None = None

@@ -8,19 +8,20 @@ is the same prompt in another language. A line of a scored file is one answer, `
 first user turn alone, so originals are matched, and imported, by theirs.
 """
 
-import json
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from croco import dataset, languages, rows
+from croco.sources import read_json
 
 VERSION = 1
-FAILED = (-999.0,)
-"""What the released code writes where it could not read a score; imported as NaN, which `pair` counts and drops."""
+FAILED = -999.0
+"""What the released code writes where a score failed; such an answer has no row in `scores`."""
+UNREAD = 0.0
+"""What it writes where it could not read a score; it may be a score as well, so it is kept, with a warning."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,21 @@ def run(
         raise ValueError(f"--scored: found languages {missing} without an --original; expected one for each")
     prompts = read_originals(originals, config)
     found = [row for code, path in answers.items() for row in read_scored(path, code, by_text(prompts[code]))]
-    _write(out, "prompts", "prompts", [prompt for code in originals for prompt in prompts[code]], config)
-    _write(out, "samples", "answers", [_sample(row, config) for row in found], config)
+    samples, scores, counts = account(found)
+    imported = dataset.Tally("prompts")
+    for code, table in prompts.items():
+        imported.take(code, len(table))
+        imported.keep(code, len(table))
+    _writer(out, "prompts", [row for table in prompts.values() for row in table], config).finish(imported.counts())
+    _writer(out, "samples", [_sample(row, config) for row in samples], config).finish(counts["answers"])
     key = ("prompt_id", "language", "sample_index", "reward")
-    return _write(out, "scores", "scores", [{name: row[name] for name in key} for row in found], config)
+    writer = _writer(out, "scores", [{name: row[name] for name in key} for row in scores], config)
+    if unread := Counter(row["language"] for row in scores if row["reward"] == UNREAD):
+        writer.warn(
+            f"rewards: found {dict(unread)} of exactly {UNREAD}, which the released code also writes where it could "
+            "not read a score; they are kept"
+        )
+    return writer.finish(counts["scores"])
 
 
 def _files(flag: str, values: list[str]) -> dict[str, Path]:
@@ -69,27 +81,29 @@ def _files(flag: str, values: list[str]) -> dict[str, Path]:
     return {code: Path(path) for code, _, path in pairs}
 
 
-def _write(out: Path, contract: str, unit: str, table: list[dict[str, Any]], config: ImportConfig) -> dataset.Manifest:
+def _writer(out: Path, contract: str, table: Sequence[Mapping[str, Any]], config: ImportConfig) -> dataset.Writer:
     writer = dataset.Writer(out / contract, contract, stage="import-scores", version=VERSION, config=config)
     writer.add(table)
-    numbers = Counter(row["language"] for row in table)
-    return writer.finish([dataset.Count(unit, code, n, n) for code, n in sorted(numbers.items())])
+    return writer
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(file:line, object) of each line. Raises: ValueError for a line that is not a JSON object with messages."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{place}: found {line.strip()[:60]!r}; expected one JSON object a line ({error.msg})"
-                ) from error
-            if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
-                raise ValueError(f"{place}: found no list of messages; expected an object with `messages`")
-            yield place, row
+    """(file:line, object) of each line that is not blank.
+
+    Raises: FileNotFoundError; ValueError for a line that is not a JSON object with messages, or if there is none.
+    """
+    from tqdm import tqdm
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: found no file; expected one JSON object with `messages` a line")
+    place = ""
+    for place, row in tqdm(read_json(path), desc=f"import-scores: {path.name}", unit=" lines", mininterval=1):
+        turns = row.get("messages") if isinstance(row, dict) else None
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise ValueError(f"{place}: found no list of messages; expected an object with `messages`, objects too")
+        yield place, row
+    if not place:
+        raise ValueError(f"{path}: found no line; expected one JSON object with `messages` a line")
 
 
 def _turn(place: str, row: Mapping[str, Any], role: str) -> str:
@@ -100,38 +114,54 @@ def _turn(place: str, row: Mapping[str, Any], role: str) -> str:
     raise ValueError(f"{place}: found no {role} turn with text; expected one in `messages`")
 
 
+def _original(path: Path) -> list[dict[str, Any]]:
+    """text, source_dataset and domain of each line. Raises: as `_lines`; ValueError for a blank line."""
+    lines = []
+    for place, row in _lines(path):
+        about = {name: row.get(name) for name in ("source_dataset", "domain")}
+        if wrong := {name: value for name, value in about.items() if not isinstance(value, str | None)}:
+            raise ValueError(f"{place}: found {wrong}; expected text or null")
+        lines.append({"text": _turn(place, row, "user"), **about})
+    with path.open("rb") as file:
+        if blank := [number for number, line in enumerate(file, start=1) if not line.strip()]:
+            raise ValueError(
+                f"{path}:{blank[0]}: found a blank line; expected none, since originals are parallel by line"
+            )
+    return lines
+
+
 def read_originals(original: Mapping[str, Path], config: ImportConfig) -> dict[str, list[dict[str, Any]]]:
     """Prompts of each language; those of one line share a prompt_id, made of the line and its text in every language.
 
     Raises: ValueError if the files are not parallel (another number of lines).
     """
-    texts = {code: [(_turn(place, row, "user"), row) for place, row in _lines(path)] for code, path in original.items()}
-    numbers = {code: len(lines) for code, lines in texts.items()}
+    lines = {code: _original(path) for code, path in original.items()}
+    numbers = {code: len(table) for code, table in lines.items()}
     if len(set(numbers.values())) > 1:
         raise ValueError(
             f"--original: found {numbers} lines; expected the same number in every language (parallel files)"
         )
     ids = [
         rows.prompt_id_of(
-            [{"role": code, "content": texts[code][line][0]} for code in sorted(texts)]
-            + [{"role": "line", "content": str(line)}]
+            [{"role": code, "content": lines[code][number]["text"]} for code in sorted(lines)]
+            + [{"role": "line", "content": str(number)}]
         )
-        for line in range(next(iter(numbers.values())))
+        for number in range(next(iter(numbers.values())))
     ]
     return {
         code: [
             {
                 "prompt_id": prompt_id,
                 "language": code,
-                "messages": [{"role": "user", "content": text}],
+                "messages": [{"role": "user", "content": line["text"]}],
                 "reference": None,
-                "source_dataset": row.get("source_dataset"),
-                "domain": row.get("domain"),
+                "source_dataset": line["source_dataset"],
+                "domain": line["domain"],
                 "split": "eval" if rows.fraction_of("split", prompt_id) < config.eval_share else "train",
             }
-            for prompt_id, (text, row) in zip(ids, lines, strict=True)
+            for prompt_id, line in zip(ids, table, strict=True)
         ]
-        for code, lines in texts.items()
+        for code, table in lines.items()
     }
 
 
@@ -144,9 +174,9 @@ def by_text(prompts: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def read_scored(path: Path, code: str, ids: Mapping[str, list[str]]) -> list[dict[str, Any]]:
-    """Scored answers of one language, each with its prompt's id and its number among that prompt's answers.
+    """Answers of one language with prompt_id, number among that prompt's answers, and reward (None: it failed).
 
-    Raises: ValueError, with counts, for answers whose prompt is in no original line, or in several.
+    Raises: as `_lines`; ValueError, with counts, for answers whose prompt is in no original line, or in several.
     """
     found: list[dict[str, Any]] = []
     unmatched, ambiguous, first = 0, 0, ""
@@ -158,10 +188,10 @@ def read_scored(path: Path, code: str, ids: Mapping[str, list[str]]) -> list[dic
             first = first or place
             continue
         score = row.get("reward_score")
-        if isinstance(score, bool) or not isinstance(score, int | float):
-            raise ValueError(f"{place}: found reward_score {score!r}; expected a number")
-        reward = math.nan if score in FAILED else float(score)
-        found.append({"prompt_id": lines[0], "language": code, "sample_index": indices[lines[0]], "reward": reward,
+        if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) < 2**127:
+            raise ValueError(f"{place}: found reward_score {score!r}; expected a number, finite as a float32")
+        found.append({"prompt_id": lines[0], "language": code, "sample_index": indices[lines[0]],
+                      "reward": None if score == FAILED else float(score),
                       "text": _turn(place, row, "assistant")})  # fmt: skip
         indices[lines[0]] += 1
     if unmatched or ambiguous:
@@ -170,6 +200,27 @@ def read_scored(path: Path, code: str, ids: Mapping[str, list[str]]) -> list[dic
             "whose prompt is in several; expected one line each; remove duplicates and unmatched rows from the files"
         )
     return found
+
+
+def account(found: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[Any], dict[str, list[dataset.Count]]]:
+    """(answers with text, those of them with a score, unit -> counts of what was kept and dropped)."""
+    samples, scores = [], []
+    answers, scored = dataset.Tally("answers"), dataset.Tally("scores")
+    for row in found:
+        code = row["language"]
+        answers.take(code)
+        if not row["text"]:
+            answers.drop(code, "empty")
+            continue
+        answers.keep(code)
+        samples.append(row)
+        scored.take(code)
+        if row["reward"] is None:
+            scored.drop(code, "failed_score")
+            continue
+        scored.keep(code)
+        scores.append(row)
+    return samples, scores, {tally.unit: tally.counts() for tally in (answers, scored)}
 
 
 def _sample(row: Mapping[str, Any], config: ImportConfig) -> dict[str, Any]:

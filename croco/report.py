@@ -27,7 +27,7 @@ class ReportConfig:
     """What the report shows."""
 
     title: str = "CroCo report"
-    """Heading of the page."""
+    """Heading of the page (ours)."""
     samples_per_language: int = 3
     """Questions, and pairs, shown as text for each language, 0 to 50 (ours)."""
     max_characters: int = 1500
@@ -135,8 +135,8 @@ def render(numbers: dict[str, Any], texts: dict[str, Any], config: ReportConfig)
     )
     environment.filters |= {function.__name__: function for function in filters} | {"plain": markdown}
     environment.globals |= {"symbols": wording.SYMBOLS, "change": wording.CHANGE, "parity": wording.PARITY}
-    flow = stages(numbers["flow"])
-    values = {"numbers": numbers, "texts": texts, "config": config, "stages": flow}
+    flow, logged = stages(numbers["flow"]), milestones(numbers["training"]) if numbers["training"] else []
+    values = {"numbers": numbers, "texts": texts, "config": config, "stages": flow, "milestones": logged}
     return {
         "report.html": environment.get_template("report.html.j2").render(**values, charts=charts.draw(numbers, flow)),
         "report.md": environment.get_template("report.md.j2").render(**values),
@@ -147,6 +147,23 @@ def render(numbers: dict[str, Any], texts: dict[str, Any], config: ReportConfig)
 def markdown(text: object) -> str:
     """`text` on one line, with what Markdown would take for markup escaped (HTML's is autoescape's work)."""
     return "".join(f"\\{c}" if c in "\\`*_[]|#~!" else c for c in " ".join(str(text).split()))
+
+
+def milestones(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """Loss, margin and accuracy at the first, middle, last and quarter steps of those logged, on training rows and on
+    held-out rows; None for what was not logged, as SFT has neither margin nor accuracy.
+    """
+    names = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+    curves = {names[curve["metric"]]: curve for curve in training["curves"] if curve["metric"] in names}
+    found = []
+    for side, rows in (("train", "training"), ("eval", "held out")):
+        logged = {name: dict(curve[side]) for name, curve in curves.items()}
+        steps = sorted(set().union(*logged.values()))
+        places = sorted({quarter * (len(steps) - 1) // 4 for quarter in range(5)}) if steps else []
+        for step in (steps[place] for place in places):
+            numbers = {name: logged.get(name, {}).get(step) for name in names.values()}
+            found.append({"rows": rows, "step": step, **numbers})
+    return found
 
 
 def stages(flow: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

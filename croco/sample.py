@@ -7,6 +7,7 @@ conversation goes to the model: system turn and history included (the reference 
 """
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,15 +48,18 @@ class SampleConfig:
     n: int = 64
     """Answers a prompt, 1 or more (paper: 64). Below 16 the rule of `pair` degenerates to best against worst."""
     temperature: float | None = None
-    """Above 0 where n > 1; None: the model's in DECODING. Toy world: .7 (ours)."""
+    """Finite, above 0 where n > 1; None: the model's in DECODING (reference code). Toy world: .7 (ours)."""
     top_p: float | None = None
-    """Share of probability to sample from, in (0, 1]; 1 is off; None: the model's in DECODING. Toy world: 1."""
+    """Share of probability to sample from, in (0, 1]; 1 is off; None: the model's in DECODING
+    (reference code). Toy world: 1 (ours)."""
     top_k: int | None = None
-    """Most probable tokens to sample from, 0 is off; None: the model's in DECODING. Toy world: 0."""
+    """Most probable tokens to sample from, 0 is off; None: the model's in DECODING (reference code). Toy world: 0
+    (ours)."""
     max_tokens: int | None = None
-    """Tokens an answer may have, 1 or more; None: the model's in DECODING. Toy world: 64 (ours)."""
+    """Tokens an answer may have, 1 or more; None: the model's in DECODING (reference code). Toy world: 64 (ours)."""
     seed: int = 0
-    """Of the run. Answer i has seed `rows.seed_of(seed, prompt_id, language) + i`: the same in any shard or order."""
+    """Of the run. Answer i has seed `rows.seed_of(seed, prompt_id, language) + i`: the same in any shard or order
+    (ours)."""
     max_model_len: int | None = None
     """Tokens of prompt and answer together; None: the model's own context (reference code)."""
     min_room: int = 256
@@ -75,8 +79,12 @@ class SampleConfig:
             raise ValueError(f"top_p: found {self.top_p}; expected above 0, at most 1")
         if self.top_k is not None and self.top_k < 0:
             raise ValueError(f"top_k: found {self.top_k}; expected 0 (off) or more")
-        if self.temperature is not None and (self.temperature < 0 or (self.temperature == 0 and self.n > 1)):
-            raise ValueError(f"temperature: found {self.temperature} with n = {self.n}; expected above 0")
+        if self.temperature is not None:
+            high_enough = self.temperature >= 0 if self.n == 1 else self.temperature > 0
+            if not (high_enough and math.isfinite(self.temperature)):
+                raise ValueError(
+                    f"temperature: found {self.temperature} with n = {self.n}; expected a finite number above 0"
+                )
 
 
 def resolve(model: str, config: SampleConfig) -> SampleConfig:
@@ -180,7 +188,7 @@ def run(
     Args:
         prompts: Datasets of prompts, any number of languages.
         model: The policy: a hub id or a local folder.
-        revision: Commit, tag or branch of a hub id.
+        revision: Commit, tag or branch of a hub id; default main (ours).
         out: Directory to write the samples to.
     """
     from tqdm import tqdm

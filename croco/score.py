@@ -37,12 +37,12 @@ class ScoreConfig:
     """Settings of `score`."""
 
     max_length: int | None = None
-    """Tokens of a conversation; a longer one is dropped as `over_long`. None: the reward model's own context. Skywork
-    was trained on 16384 at most; the reference code allows 2048 by default, 32768 in its script."""
+    """Tokens of a conversation; a longer one is dropped as `over_long`. None: the reward model's own context
+    (ours). Skywork was trained on 16384 at most; the reference code allows 2048 by default, 32768 in its script."""
     parity_answers: int = 8
     """Answers compared with a plain forward before any is scored, 1 or more (ours)."""
     parity_tolerance: float | None = None
-    """Reward by which they may differ, above 0; None: by precision, see TOLERANCE (ours)."""
+    """Reward by which they may differ, finite and above 0; None: by precision, see TOLERANCE (ours)."""
     max_not_finite: float = 0.01
     """Share of answers in [0, 1] that may have a reward of nan or infinity, each dropped as `not_finite`; the stage
     fails above it (ours)."""
@@ -54,8 +54,8 @@ class ScoreConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: found {value}; expected 1 or more")
-        if self.parity_tolerance is not None and not self.parity_tolerance > 0:
-            raise ValueError(f"parity_tolerance: found {self.parity_tolerance}; expected above 0")
+        if (most := self.parity_tolerance) is not None and not (math.isfinite(most) and most > 0):
+            raise ValueError(f"parity_tolerance: found {most}; expected a finite number above 0")
         if not 0 <= self.max_not_finite <= 1:
             raise ValueError(f"max_not_finite: found {self.max_not_finite}; expected 0 to 1")
 
@@ -167,7 +167,7 @@ def run(
         prompts: Datasets of the prompts that were answered.
         samples: Datasets of their answers, any number of languages.
         model: The reward model: a hub id or a local folder.
-        revision: Commit, tag or branch of a hub id.
+        revision: Commit, tag or branch of a hub id; default main (ours).
         out: Directory to write the scores to.
     """
     from tqdm import tqdm

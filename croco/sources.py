@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from croco import dataset
+from croco import dataset, models
 
 Row = Mapping[str, Any]
 Records = Callable[[], Iterator[tuple[str, Row]]]
@@ -34,11 +33,10 @@ def open_source(source: str, revision: str | None, columns: Sequence[str]) -> tu
         records = functools.partial(read_parquet, path, columns) if parquet else functools.partial(read_json, path)
         return records, {"id": path.name, "sha256": dataset.sha256_file(path)}
     import datasets
-    from huggingface_hub import HfApi
 
-    if not re.fullmatch("[0-9a-f]{40}", revision or ""):
-        revision = str(HfApi().dataset_info(source, revision=revision).sha)
-    table = datasets.load_dataset(source, split="train", revision=revision)
+    revision = models.resolve(source, revision, data=True)
+    with models.reaching_hub(source):
+        table = datasets.load_dataset(source, split="train", revision=revision)
     table = table.select_columns([name for name in columns if name in table.column_names])
     return lambda: ((f"{source}: row {at}", row) for at, row in enumerate(table)), {"id": source, "revision": revision}
 

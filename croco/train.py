@@ -14,6 +14,7 @@ Source: the paper's DPO and SFT arms; src/dpo.py, src/sft.py, scripts/3.sft.sh, 
 import dataclasses
 import itertools
 import json
+import math
 import os
 import shutil
 import time
@@ -46,7 +47,7 @@ class TrainConfig:
     """How to train. "Reference code" is scripts/4.dpo.sh and src/dpo.py of the paper's released code."""
 
     method: str = "dpo"
-    """`dpo` (on pairs) or `sft` (on SFT rows)."""
+    """`dpo` (on pairs) or `sft` (on SFT rows); the paper has both, and dpo is its method."""
     learning_rate: float | None = None
     """Peak learning rate, above 0; by default 5e-6 for dpo and 2e-4 for sft (reference code)."""
     epochs: int = 1
@@ -96,8 +97,8 @@ class TrainConfig:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: found {value}; expected 1 or more")
         for name in ("learning_rate", "beta"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ValueError(f"{name}: found {value}; expected a number above 0")
+            if (value := getattr(self, name)) is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}: found {value}; expected a number above 0 and finite")
         for name in ("lora_dropout", "warmup", "weight_decay"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}: found {value}; expected a number in [0, 1)")
@@ -182,7 +183,7 @@ def run(
     Args:
         data: Datasets of pairs, or of SFT rows; rows of split `train` train, those of split `eval` give the eval loss.
         model: Base model: a local folder or a hub id.
-        revision: Commit, branch or tag of a hub id.
+        revision: Commit, branch or tag of a hub id; default main (ours).
         out: Gets adapter/, merged/ (a full model folder), metrics.jsonl, training.svg and manifest.json.
     """
     started = time.monotonic()
@@ -287,12 +288,4 @@ def _folder(model: str, identity: Mapping[str, Any]) -> Path:
     """The folder of a model; a hub id's files are fetched once, for all processes, and never as pickles."""
     if "revision" not in identity:
         return Path(model)
-    from huggingface_hub import is_offline_mode, snapshot_download
-
-    folder = snapshot_download(
-        model,
-        revision=identity["revision"],
-        allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
-        local_files_only=is_offline_mode(),
-    )
-    return Path(folder)
+    return models.snapshot(model, identity["revision"], ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])

@@ -3,10 +3,10 @@ r"""Translate: English prompts -> the same prompts in other languages (paper: Tr
     python -m croco translate --prompts DIR --model google/translategemma-27b-it --languages da nl --out DIR
 
 Every turn of a prompt (the system turn too) and its reference answer is translated. Of a text, only prose goes to the
-translator: fenced code, blank lines, indentation, list, heading and quote marks, and runs of `<<<` are kept as they are
-and put back in place, as is anything without a letter. What is left, a paragraph or a list item at a time, is cut
-where it is too long: between lines, else sentences, else words, into as few segments as fit. Equal segments are
-translated once.
+translator: code (fenced or indented), blank lines, indentation, list, heading and quote marks, and runs of `<<<` are
+kept as they are and put back in place, as is anything without a letter. What is left, a paragraph or a list item at a
+time, is cut where it is too long: between lines, else sentences, else words, into as few segments as fit. Equal
+segments are translated once.
 
 Too long: prompt and translation together have `max_model_len` tokens (TranslateGemma: 2,048), and a translation must
 find room for `output_ratio` tokens a token of its prompt, so a prompt may have max_model_len / (1 + output_ratio).
@@ -24,6 +24,7 @@ Where one holds for the reference alone, the prompt is kept with a null referenc
 apart. A translation identified as another language is kept and counted (metrics: language_fidelity, wrong_language).
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class TranslateConfig:
     max_dropped: float = 0.5
     """Share of a language's prompts that may be dropped before the stage fails, in [0, 1) (ours)."""
     gpus: int = 1
-    """Devices the translator is split over."""
+    """GPUs the translator is split over (ours: 27B in bf16 fits on one of 80 GB)."""
 
     def __post_init__(self) -> None:
         for code in languages.check(self.languages):
@@ -91,11 +92,12 @@ class TranslateConfig:
                 )
         if self.format not in FORMATS:
             raise ValueError(f"format: found {self.format!r}; expected one of {', '.join(FORMATS)}")
-        if self.max_model_len < 1 or self.output_ratio <= 0 or not 0 <= self.max_dropped < 1 or self.gpus < 1:
+        ratio_is_usable = self.output_ratio > 0 and math.isfinite(self.output_ratio)
+        if self.max_model_len < 1 or not ratio_is_usable or not 0 <= self.max_dropped < 1 or self.gpus < 1:
             raise ValueError(
                 f"found max_model_len {self.max_model_len}, output_ratio {self.output_ratio}, max_dropped "
-                f"{self.max_dropped}, gpus {self.gpus}; expected 1 or more tokens and devices, a ratio above 0, and a "
-                "share in [0, 1)"
+                f"{self.max_dropped}, gpus {self.gpus}; expected 1 or more tokens and GPUs, a finite ratio above 0, "
+                "and a share in [0, 1)"
             )
 
     @property
@@ -245,7 +247,7 @@ def run(
         prompts: directory of English prompts.
         model: hub id or local folder of the translator.
         out: directory to write the translated prompts to.
-        revision: commit of a hub model; none takes the newest.
+        revision: commit of a hub model; none takes the newest (ours).
     """
     source = dataset.unique(dataset.read(prompts, "prompts"), "prompts", str(prompts)).to_pylist()
     if others := sorted({prompt["language"] for prompt in source} - {"en"}):

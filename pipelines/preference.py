@@ -31,6 +31,7 @@ def preference(
     translator: str = "google/translategemma-27b-it",
     translator_revision: Optional[str] = None,
     translator_format: str = "google",
+    translator_allow_unsupported: bool = False,
     translator_max_model_len: int = 2048,
     policy: str = "utter-project/EuroLLM-9B-Instruct-2512",
     policy_revision: Optional[str] = None,
@@ -86,6 +87,7 @@ def preference(
         translator: Translation model: hub id or folder (paper).
         translator_revision: Commit, tag or branch of the translator.
         translator_format: How the translator is asked: google or infomaniak.
+        translator_allow_unsupported: Whether to translate into languages that it is not known to support (ours).
         translator_max_model_len: Tokens of a text and its translation together; longer texts are cut and joined again.
         policy: Model to tune: hub id or folder (paper).
         policy_revision: Commit, tag or branch of the policy.
@@ -140,6 +142,7 @@ def preference(
         model=translator,
         revision=translator_revision,
         format=translator_format,
+        allow_unsupported=translator_allow_unsupported,
         max_model_len=translator_max_model_len,
         references=False,
         gpus=gpus,

@@ -13,7 +13,7 @@ import pytest
 from croco import dataset, rows
 from croco.benchmark import BenchmarkConfig, account, choose, run, weights
 from croco.benchmark_datasets import PAPER, LocalDataset, read_local
-from croco.benchmark_records import Record, Score, read_records
+from croco.benchmark_records import Record, Score, drop_partial, read_records
 from croco.benchmark_worker import Notes
 from croco.languages import LANGUAGES
 from croco.toy import euroeval as toy_euroeval
@@ -256,10 +256,51 @@ def test_another_models_records_are_left_alone_and_a_broken_line_is_named(tmp_pa
     assert read_records(path, "model-1") == {}
     path.write_text(json.dumps({**RECORD_16, "model": "model-2"}) + "\n")
     assert read_records(path, "model-1") == {}
-    for broken in ("{", "{}", '{"schema_version": "0.2.1"}'):
+    for broken in ("{", "{}", "5", "[]", '{"schema_version": "0.2.1"}'):
         path.write_text(json.dumps(RECORD_16) + "\n" + broken)
         with pytest.raises(ValueError, match=r"results.jsonl:2: found .*; expected a record of EuroEval 16 or 17"):
             read_records(path, "model-1")
+
+
+@pytest.mark.parametrize("form", ["\n{0}", "{0}\n"], ids=["EuroEval 16", "EuroEval 17"])
+def test_a_last_line_cut_short_is_dropped_before_euroeval_goes_on(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    drop_partial(path)
+    assert not path.exists()
+    line = form.format(json.dumps(RECORD_16 | {"dataset": "vejr-\u00e6"}, ensure_ascii=False)).encode()
+    for whole in (b"", b"\n", line, line + line):
+        path.write_bytes(whole)
+        drop_partial(path)
+        assert path.read_bytes() == whole
+    for cut in (line[:2], line[: line.index(b"\xc3") + 1], line.rstrip()[:-1]):
+        path.write_bytes(line + cut)
+        drop_partial(path)
+        assert path.read_bytes().strip() == line.strip()
+        assert read_records(path, "model-1").keys() == {"vejr-\u00e6"}
+        path.write_bytes(cut)
+        drop_partial(path)
+        assert not path.read_bytes().strip()
+
+
+def test_a_run_that_goes_on_cuts_the_half_written_record_before_euroeval_reads_it(tmp_path: Path) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    folder = write_local(tmp_path / "data", weather())
+    dataset.Writer(out, "benchmarks", stage="benchmark", version=1, config={})  # a run that was killed
+    (out / "euroeval_benchmark_results.jsonl").write_text("\n" + json.dumps(RECORD_16) + '\n{"dataset": "weat')
+    with pytest.raises(RuntimeError, match="found exit status 1"):  # this model has no tokenizer
+        run(model=str(model), datasets=folder, out=out, config=BenchmarkConfig(languages=("gl",)))
+    assert (out / "euroeval_benchmark_results.jsonl").read_text() == "\n" + json.dumps(RECORD_16) + "\n"
+
+
+def test_a_broken_line_before_the_last_stays_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text("{\n" + json.dumps(RECORD_16))
+    drop_partial(path)
+    with pytest.raises(ValueError, match=r"results.jsonl:1: found .*; expected a record of EuroEval 16 or 17"):
+        read_records(path, "model-1")
 
 
 # models
@@ -300,8 +341,17 @@ def test_a_local_data_set_is_read_with_its_defaults(tmp_path: Path) -> None:
     ("entry", "message"),
     [
         (weather(labels=["good"]), "two labels or more"),
-        (weather(labels=["Good", "bad"]), "expected names of lower-case letters"),
-        (weather(labels=["1", "2"]), "expected names of lower-case letters"),
+        (weather(labels=["Good", "bad"]), "expected a list of names of lower-case letters"),
+        (weather(labels=["1", "2"]), "expected a list of names of lower-case letters"),
+        (weather(labels=[["good"], "bad"]), "expected a list of names of lower-case letters"),
+        (weather(labels="good"), "expected a list of names of lower-case letters"),
+        (weather(words={"good": ["bo"]}), "expected lower-case text"),
+        (weather(words=["good"]), "and words for them"),
+        (weather(language=["gl"]), r"found language \['gl'\]; expected text"),
+        (weather(task={}), r"found task \{\}; expected text"),
+        (weather(prompt=["{text}"]), "found prompt .*; expected text"),
+        (weather(prompt="{text"), "expected '}' before end of string"),
+        (weather(examples=True), "found examples True"),
         (weather(words={"fine": "bo"}), "and words for them"),
         (weather(words={"good": "Bo"}), "expected lower-case text"),
         (weather(words={"good": "bad"}), "expected each once"),
@@ -342,11 +392,16 @@ def test_malformed_json_is_refused_with_its_line(tmp_path: Path) -> None:
         ("text,label\nsun, and rain,good\n", ":2: found more than two cells"),
         ("label,text\ngood,sun\n", r":1: found columns \['label', 'text'\]"),
         ("text,label\n", ": found no row"),
+        ("", ":1: found columns None"),
+        ("text,label\nsun,good\n" + "s" * 131_073 + ",good\n", ":3: found field larger than field limit"),
+        ("s" * 131_073, ":1: found field larger than field limit"),
+        ("text,label\nsun,good\nr\0ain,bad\n", ":3: found a NUL character"),
+        (b"text,label\nsun,good\nr\xe6n,bad\n", ":3: found bytes that are not UTF-8"),
     ],
 )
-def test_a_wrong_row_is_refused_with_file_and_line(content: str, message: str, tmp_path: Path) -> None:
+def test_a_wrong_row_is_refused_with_file_and_line(content: str | bytes, message: str, tmp_path: Path) -> None:
     folder = write_local(tmp_path / "data", weather())
-    (folder / "weather-gl" / "test.csv").write_text(content)
+    (folder / "weather-gl" / "test.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=rf"test.csv{message}"):
         read_local(folder)
 

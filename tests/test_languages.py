@@ -34,6 +34,18 @@ def test_every_language_has_a_sentence_here() -> None:
     assert {language.base for language in languages.LANGUAGES.values()} == set(SENTENCES)
 
 
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Я хотел бы узнать, какая погода будет завтра", "ru"),
+        ("Chciałbym wiedzieć, jaka pogoda będzie jutro i czy potrzebujemy parasola.", "pl"),
+        ("Eg vil gjerne vite korleis vêret blir i morgon, og om vi treng å ta med ein paraply.", "no"),
+    ],
+)
+def test_a_language_that_is_none_of_ours_is_not_taken_for_one(text: str, code: str) -> None:
+    assert languages.identify(text) == code
+
+
 @pytest.mark.parametrize("text", ["", "   ", "42 + 1 = 43", "!?"])
 def test_a_text_without_letters_is_in_no_language(text: str) -> None:
     assert languages.identify(text) is None

@@ -275,6 +275,47 @@ def test_a_loss_that_is_no_number_is_null_and_not_drawn(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
 
 
+def test_the_markdown_has_the_language_mix_and_the_spread_of_rewards(dataset_of: DatasetOf, tmp_path: Path) -> None:
+    rows = [pair(0, ("en", 3.0), ("da", 1.0)), pair(1, ("en", 2.0), ("en", 1.0)), pair(2, ("da", 9.0), ("da", 1.0))]
+    rewards = dataset_of("scores", scores({("da", "p0"): [0.0, 2.0, 4.0, 6.0, 8.0]}))
+    report.run(out=tmp_path / "out", pairs=dataset_of("pairs", rows), scores=[rewards])
+    lines = (tmp_path / "out" / "report.md").read_text(encoding="utf-8").splitlines()
+    mix = lines[lines.index("## Languages of chosen and rejected") :][2:8]
+    assert mix[0] == "Share of 3 pairs; chosen and rejected are in different languages in 33.3 % of them."
+    shares = [[cells[at].strip() for at in (1, 2, 4)] for cells in (line.split("|") for line in mix[4:])]
+    assert shares == [["Danish", "33.3 %", "66.7 %"], ["English", "66.7 %", "33.3 %"]]
+    (danish,) = (line for line in lines if line.startswith("| Danish | 5 |"))
+    assert danish.endswith("| 0.00 | 2.00 | 4.00 | 6.00 | 8.00 |")
+
+
+def test_the_markdown_shows_the_course_of_training_in_a_few_steps(tmp_path: Path) -> None:
+    lines = [
+        f'{{"step": {step}, "loss": {1 / step}, "rewards/margins": {step / 10}, "rewards/accuracies": 0.5}}'
+        for step in range(1, 10)
+    ]
+    report.run(out=tmp_path / "out", training=trained(tmp_path / "t", [*lines, '{"step": 9, "eval_loss": 0.25}']))
+    page = (tmp_path / "out" / "report.md").read_text(encoding="utf-8").splitlines()
+    start = page.index("| rows | step | loss | margin | accuracy |")
+    assert page[start + 2 : start + 9] == [
+        "| training | 1 | 1.0000 | 0.1000 | 0.5000 |",
+        "| training | 3 | 0.3333 | 0.3000 | 0.5000 |",
+        "| training | 5 | 0.2000 | 0.5000 | 0.5000 |",
+        "| training | 7 | 0.1429 | 0.7000 | 0.5000 |",
+        "| training | 9 | 0.1111 | 0.9000 | 0.5000 |",
+        "| held out | 9 | 0.2500 | – | – |",
+        "",
+    ]
+
+
+def test_a_short_training_shows_each_step_once(tmp_path: Path) -> None:
+    directory = trained(tmp_path / "t", ['{"step": 1, "loss": 0.7}', '{"step": 2, "loss": NaN}'])
+    nothing = {"margin": None, "accuracy": None}
+    assert report.milestones(findings.collect(findings.Inputs(training=directory), bins=5)["training"]) == [
+        {"rows": "training", "step": 1, "loss": 0.7, **nothing},
+        {"rows": "training", "step": 2, "loss": None, **nothing},
+    ]
+
+
 def test_a_stage_that_read_other_pairs_is_warned_of(
     dataset_of: DatasetOf, everything: dict[str, Any], tmp_path: Path
 ) -> None:

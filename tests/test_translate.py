@@ -12,8 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from croco import dataset, languages, prepare, segments, translate
+from croco.answer import AnswerConfig
 from croco.dataset import Count
 from croco.engine import Completion, Sampling
+from croco.sample import SampleConfig
+from croco.score import ScoreConfig
+from croco.train import TrainConfig
 from croco.translate import TranslateConfig
 
 Row = dict[str, Any]
@@ -106,6 +110,31 @@ def test_code_blank_lines_indentation_and_marks_are_kept_out_of_the_prose() -> N
         ("The end", True), ("\n", False), ("\n", False),
         ("~~~\nnever closed\n\n``` inside\n", False),
     ]  # fmt: skip
+
+
+def test_code_by_indentation_is_kept_whole() -> None:
+    text = "    # at the start\n\nWhy?\n \n    def f():\n\treturn 1  # why\n\n    f()\n\nBecause\n\n\tand at the end"
+    assert segments.split(text, at_most(1000)) == [
+        ("    # at the start", False), ("\n", False), ("\n", False), ("Why?", True), ("\n", False),
+        (" \n    def f():\n\treturn 1  # why", False), ("\n", False), ("\n    f()", False), ("\n", False),
+        ("\n", False), ("Because", True), ("\n", False), ("\n\tand at the end", False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "prose"),
+    [
+        ("Some\n\n    - an item\n      and more", ["Some", "an item", "and more"]),
+        ("Some\n\n    12. an item", ["Some", "an item"]),
+        ("1. An item\n\n    that goes on\n\n\tand on", ["An item", "that goes on", "and on"]),
+        ("- An item\r\n\r\n    that goes on", ["An item", "that goes on"]),
+        ("A line\n    that hangs", ["A line", "that hangs"]),
+        ("Some\n\n    A paragraph that\nbegins indented", ["Some", "A paragraph that\nbegins indented"]),
+        ("- An item\n\nEnd\n\n    code", ["An item", "End"]),
+    ],
+)
+def test_lists_and_paragraphs_that_are_indented_are_prose(text: str, prose: list[str]) -> None:
+    assert [part for part, is_prose in segments.split(text, at_most(1000)) if is_prose] == prose
 
 
 def test_what_looks_like_code_in_a_line_is_prose() -> None:
@@ -270,6 +299,23 @@ def test_too_many_drops_fail_the_stage() -> None:
 def test_a_config_that_cannot_be_meant_is_refused(wrong: Row, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TranslateConfig(**wrong)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (TranslateConfig, "output_ratio"),
+        (SampleConfig, "temperature"),
+        (ScoreConfig, "parity_tolerance"),
+        (TrainConfig, "learning_rate"),
+        (TrainConfig, "beta"),
+        (AnswerConfig, "temperature"),
+    ],
+)
+def test_no_stage_takes_a_setting_that_is_not_finite(config: Callable[..., Any], name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"{name}\b.* {value}"):
+        config(**{name: value})
 
 
 def test_the_default_is_the_main_study_and_an_unsupported_language_takes_a_flag() -> None:
