@@ -20,6 +20,7 @@ help:  ## list the targets
 install: $(INSTALLED)  ## make .venv with the locked environment
 
 $(INSTALLED): images/laptop.lock pyproject.toml
+	@echo "installing the locked environment into .venv: about 2 minutes, 3.7 GB"
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(BIN)/pip install --quiet --no-deps --require-hashes -r images/laptop.lock
