@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
     run = importlib.import_module(MODULES.get(stage, f"croco.{stage}")).run
     import tyro
 
+    warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to their developers
     warnings.showwarning = lambda message, *_: print(f"croco {stage}: warning: {message}", file=sys.stderr)
     try:
         tyro.cli(run, prog=f"python -m croco {stage}", args=flags, config=(tyro.conf.OmitArgPrefixes,))
