@@ -61,7 +61,7 @@ class PrepareConfig:
     """Of the draw within each domain (ours)."""
     revision: str | None = None
     """Commit of a hub source. None takes DOLCI_REVISION for Dolci and the newest of any other; either way the manifest
-    has the commit, to be given here for the same rows again."""
+    has the commit, to be given here for the same rows again (ours)."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.max_chars < 1:
