@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import chat, dataset, engine, languages, models, rows, sources
+from croco import chat, checks, dataset, engine, languages, models, rows, sources
 from croco.engine import Generate, Sampling
 
 VERSION = 1
@@ -56,10 +56,7 @@ class AnswerConfig:
         languages.check(self.languages)
         if self.temperature is not None and not 0 <= self.temperature <= 2:
             raise ValueError(f"temperature: found {self.temperature}; expected 0 to 2")
-        for name in ("limit", "max_tokens", "max_model_len", "gpus"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: found {value}; expected 1 or more")
+        checks.one_or_more(self, "limit", "max_tokens", "max_model_len", "gpus")
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def read_file(path: Path) -> Iterator[Question]:
             f"{path}: found no file; expected JSONL or Parquet with {', '.join(FIELDS)}, or a hub id"
         )
     first: dict[tuple[str, str], str] = {}
-    for place, row in sources.read_parquet(path, FIELDS) if path.suffix == ".parquet" else sources.read_json(path):
+    for place, row in sources.read(path, FIELDS):
         question = _question(row, place)
         key = (question.question_id, question.language)
         if key in first:
@@ -224,7 +221,7 @@ def run(
     writer = dataset.Writer(out, "answers", stage="answer", version=VERSION, config=config)
     tally = dataset.Tally("answers")
     path = Path(questions)
-    if path.is_file() or path.suffix in (".jsonl", ".json", ".parquet") or questions.startswith((".", "/")):
+    if sources.is_local(questions):
         chosen = choose(read_file(path), config, questions, tally)
         identity = {"id": path.name, "sha256": dataset.sha256_file(path)}
     else:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import chat, dataset, engine, judges, languages, models, rows, winrate
+from croco import chat, checks, dataset, engine, judges, languages, models, rows, winrate
 from croco.engine import Generate, Sampling
 
 VERSION = 1
@@ -43,16 +43,12 @@ class ArenaConfig:
     """GPUs the judge is split over (ours)."""
 
     def __post_init__(self) -> None:
-        if self.judge_format not in judges.FORMATS:
-            raise ValueError(f"judge_format: found {self.judge_format!r}; expected one of {', '.join(judges.FORMATS)}")
+        checks.one_of(self, "judge_format", judges.FORMATS)
         if not 0 <= self.max_unreadable < 0.5:
             raise ValueError(f"max_unreadable: found {self.max_unreadable}; expected a share from 0 to below .5")
         if self.repetitions < 100:
             raise ValueError(f"repetitions: found {self.repetitions}; expected 100 or more")
-        for name in ("max_model_len", "gpus"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: found {value}; expected 1 or more")
+        checks.one_or_more(self, "max_model_len", "gpus")
 
 
 @dataclass(frozen=True)

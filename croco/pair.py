@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from croco import dataset, rows
+from croco import checks, dataset, rows
 from croco.candidates import INDEX_BITS, Answers, Index, count_pools, load, texts_of
 
 VERSION = 1
@@ -52,14 +52,10 @@ class PairConfig:
     """For `--prompt-source random` (ours)."""
 
     def __post_init__(self) -> None:
-        for name, allowed in [
-            ("pool", ("language", "all")),
-            ("rejected_target", ("mean-2std", "q1", "min")),
-            ("prompt_source", ("chosen", "rejected", "random")),
-            ("language_guard", ("count", "exclude")),
-        ]:
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: found {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        checks.one_of(self, "pool", ("language", "all"))
+        checks.one_of(self, "rejected_target", ("mean-2std", "q1", "min"))
+        checks.one_of(self, "prompt_source", ("chosen", "rejected", "random"))
+        checks.one_of(self, "language_guard", ("count", "exclude"))
         if not 0 < self.k < math.inf:
             raise ValueError(f"k: found {self.k}; expected a positive number of standard deviations")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import chat, dataset, engine, languages, models, rows
+from croco import chat, checks, dataset, engine, languages, models, rows
 
 VERSION = 1
 DECODED = ("temperature", "top_p", "top_k", "max_tokens")
@@ -71,10 +71,7 @@ class SampleConfig:
     """GPUs the model is split over (reference code: 8; a 9B model in bf16 fits on one of 80 GB and is faster there)."""
 
     def __post_init__(self) -> None:
-        for name in ("n", "max_tokens", "max_model_len", "min_room", "prompts_per_part", "gpus"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: found {value}; expected 1 or more")
+        checks.one_or_more(self, "n", "max_tokens", "max_model_len", "min_room", "prompts_per_part", "gpus")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: found {self.top_p}; expected above 0, at most 1")
         if self.top_k is not None and self.top_k < 0:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from croco import chat, dataset, engine, models
+from croco import chat, checks, dataset, engine, models
 
 VERSION = 1
 TOLERANCE: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.25}
@@ -50,10 +50,7 @@ class ScoreConfig:
     """GPUs the model is split over (reference code: 8; Skywork's authors: 1)."""
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "parity_answers", "gpus"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: found {value}; expected 1 or more")
+        checks.one_or_more(self, "max_length", "parity_answers", "gpus")
         if (most := self.parity_tolerance) is not None and not (math.isfinite(most) and most > 0):
             raise ValueError(f"parity_tolerance: found {most}; expected a finite number above 0")
         if not 0 <= self.max_not_finite <= 1:

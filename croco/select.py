@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from croco import dataset
+from croco import checks, dataset
 from croco.candidates import Index, count_pools, load, texts_of
 from croco.rows import CONTRACTS
 
@@ -33,9 +33,8 @@ class SelectConfig:
     """For `best`: whether an answer cut at the token limit may be chosen (reference code: yes; ours: no)."""
 
     def __post_init__(self) -> None:
-        for name, allowed in [("completion", ("reference", "best")), ("pool", ("language", "all"))]:
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: found {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        checks.one_of(self, "completion", ("reference", "best"))
+        checks.one_of(self, "pool", ("language", "all"))
 
 
 def run(

@@ -24,14 +24,12 @@ def open_source(source: str, revision: str | None, columns: Sequence[str]) -> tu
     Raises: FileNotFoundError for a name that looks like a file and is none.
     """
     path = Path(source)
-    if path.is_file() or path.suffix in (".jsonl", ".json", ".parquet") or source.startswith((".", "/")):
+    if is_local(source):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: found no file; expected JSONL, a JSON array, Parquet, or a hub id")
         if revision:
             raise ValueError(f"revision: found {revision!r} with the local file {path}; expected none")
-        parquet = path.suffix == ".parquet"
-        records = functools.partial(read_parquet, path, columns) if parquet else functools.partial(read_json, path)
-        return records, {"id": path.name, "sha256": dataset.sha256_file(path)}
+        return functools.partial(read, path, columns), {"id": path.name, "sha256": dataset.sha256_file(path)}
     import datasets
 
     revision = models.resolve(source, revision, data=True)
@@ -39,6 +37,17 @@ def open_source(source: str, revision: str | None, columns: Sequence[str]) -> tu
         table = datasets.load_dataset(source, split="train", revision=revision)
     table = table.select_columns([name for name in columns if name in table.column_names])
     return lambda: ((f"{source}: row {at}", row) for at, row in enumerate(table)), {"id": source, "revision": revision}
+
+
+def is_local(source: str) -> bool:
+    """Whether a source names a file, there or not, and no hub data set."""
+    path = Path(source)
+    return path.is_file() or path.suffix in (".jsonl", ".json", ".parquet") or source.startswith((".", "/"))
+
+
+def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """The rows of a local file by its ending; of one with columns, those among `columns`."""
+    return read_parquet(path, columns) if path.suffix == ".parquet" else read_json(path)
 
 
 def read_json(path: Path) -> Iterator[tuple[str, Row]]:

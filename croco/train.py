@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from croco import chat, curves, dataset, models, rows, trainer
+from croco import chat, checks, curves, dataset, models, rows, trainer
 
 VERSION = 1
 CONTRACT = {"dpo": "pairs", "sft": "sft"}
@@ -88,14 +88,9 @@ class TrainConfig:
     """Go on from a checkpoint of the same data, settings, model and versions, if there is one (ours)."""
 
     def __post_init__(self) -> None:
-        if self.method not in CONTRACT:
-            raise ValueError(f"method: found {self.method!r}; expected one of {', '.join(CONTRACT)}")
-        for name in (
-            *("epochs", "global_batch", "micro_batch", "processes", "max_length", "lora_rank", "lora_alpha"),
-            *("checkpoint_steps", "eval_steps"),
-        ):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}: found {value}; expected 1 or more")
+        checks.one_of(self, "method", CONTRACT)
+        checks.one_or_more(self, "epochs", "global_batch", "micro_batch", "processes", "max_length")
+        checks.one_or_more(self, "lora_rank", "lora_alpha", "checkpoint_steps", "eval_steps")
         for name in ("learning_rate", "beta"):
             if (value := getattr(self, name)) is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: found {value}; expected a number above 0 and finite")

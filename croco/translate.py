@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import chat, dataset, engine, languages, models
+from croco import chat, checks, dataset, engine, languages, models
 from croco.engine import Generate, Sampling
 from croco.segments import Part, letters, split
 
@@ -90,8 +90,7 @@ class TranslateConfig:
                     f"languages: found {code!r}; expected one that TranslateGemma supports; "
                     "--allow-unsupported translates into it all the same"
                 )
-        if self.format not in FORMATS:
-            raise ValueError(f"format: found {self.format!r}; expected one of {', '.join(FORMATS)}")
+        checks.one_of(self, "format", FORMATS)
         ratio_is_usable = self.output_ratio > 0 and math.isfinite(self.output_ratio)
         if self.max_model_len < 1 or not ratio_is_usable or not 0 <= self.max_dropped < 1 or self.gpus < 1:
             raise ValueError(
