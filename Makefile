@@ -5,11 +5,17 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 # Where a run goes; by default a new folder in runs, and runs/latest points to it.
 OUT ?=
+# JSON file with the digests of a registry's images, without which a package is compiled for no caching.
+IMAGES ?=
 
 TORCH := torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/installed
 TOY := .cache/toy
+# A real S3 server for the tests, in an environment of its own.
+OBJECTSTORE := .cache/objectstore
+# What checks images and manifests: linters, kubectl, and the object store that manifests ship.
+LINT := .cache/lint
 
 .DEFAULT_GOAL := help
 .PHONY: help install toy run test test-fast lint format signal compile lock clean
@@ -29,16 +35,26 @@ $(INSTALLED): images/laptop.lock pyproject.toml
 	for CUDA, or a broken one; expected the CPU wheel of $(TORCH): set TORCH_INDEX (README, Installing)"; exit 1; }
 	@touch $@
 
+$(OBJECTSTORE)/installed: images/objectstore.lock
+	$(PYTHON) -m venv --clear $(OBJECTSTORE)
+	$(OBJECTSTORE)/bin/pip install --quiet --no-deps --require-hashes -r images/objectstore.lock
+	@touch $@
+
+$(LINT)/installed: images/lint.lock
+	$(PYTHON) -m venv --clear $(LINT)
+	$(LINT)/bin/pip install --quiet --no-deps --require-hashes -r images/lint.lock
+	@touch $@
+
 toy: install  ## train the toy world (cached in .cache/toy)
 	$(BIN)/python -m croco toy --out $(TOY)
 
 run: toy  ## the whole flow on the toy world; prints the path of its report
 	$(BIN)/python -m pipelines run --toy $(TOY) $(if $(OUT),--out $(OUT))
 
-test: lint toy  ## every test, with real vLLM, TRL, EuroEval and kfp.local
+test: lint toy $(OBJECTSTORE)/installed $(LINT)/installed  ## every test, with real vLLM, TRL, EuroEval and kfp.local
 	$(BIN)/python -m pytest
 
-test-fast: install  ## the tests that need no engine
+test-fast: install $(OBJECTSTORE)/installed $(LINT)/installed  ## the tests that need no engine
 	$(BIN)/python -m pytest -m "not engine and not browser"
 
 lint: install  ## ruff and mypy
@@ -53,13 +69,14 @@ format: install  ## let ruff rewrite what it can
 signal: toy  ## does the method work: tuned against base and a coin-flipped control, three seeds, on held-out prompts
 	$(BIN)/python tests/e2e/measure_signal.py --toy $(TOY) --out .cache/signal
 
-compile: install  ## the Kubeflow package, croco-preference.yaml
-	$(BIN)/python -m pipelines compile --out croco-preference.yaml
+compile: install  ## the Kubeflow package, croco-preference.yaml; IMAGES=FILE pins its images
+	$(BIN)/python -m pipelines compile --out croco-preference.yaml $(if $(IMAGES),--images $(IMAGES),--allow-tags)
 
-lock: install  ## pin images/laptop.in with hashes into images/laptop.lock
+lock: install  ## pin every images/*.in with hashes into its .lock
 	$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv==0.13.8
-	.cache/uv/bin/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate --python-version 3.11 \
-		--index-strategy unsafe-best-match --output-file images/laptop.lock images/laptop.in
+	for name in laptop objectstore lint; do \
+		.cache/uv/bin/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate --python-version 3.11 \
+			--index-strategy unsafe-best-match --output-file images/$$name.lock images/$$name.in || exit 1; done
 
 clean:  ## remove what runs leave behind; keeps .venv and the toy world
 	rm -rf runs croco-preference.yaml .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,6 +24,7 @@ def answer(
     max_tokens: int = 8192,
     seed: int = 0,
     gpus: str = "1",
+    store: str = "",
     trained: Input[Model] = None,
 ) -> None:
     """A model's answers to arena questions: `model`'s own, or those of `trained`, which `train` made from it."""
@@ -48,6 +49,7 @@ def answer(
         revision=None if trained else revision,
         generator=generator,
         out=Path(answers.path),
+        store=store or None,
         config=config,
     )
     scalars.log(manifest, metrics)

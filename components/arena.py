@@ -23,6 +23,7 @@ def arena(
     seed: int = 0,
     max_model_len: Optional[int] = None,
     gpus: str = "1",
+    store: str = "",
 ) -> None:
     """A judge's verdicts on two models' answers, each pair in both orders, and the win rates of the first model."""
     from pathlib import Path
@@ -44,6 +45,7 @@ def arena(
         judge=judge,
         judge_revision=judge_revision,
         out=Path(verdicts.path),
+        store=store or None,
         config=config,
     )
     scalars.log(manifest, metrics)

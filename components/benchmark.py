@@ -16,12 +16,14 @@ def benchmark(
     metrics: Output[Metrics],
     revision: Optional[str] = None,
     datasets: Optional[str] = None,
+    datasets_revision: Optional[str] = None,
     languages: list[str] = ["da", "nl", "en", "fr", "de", "it", "es"],  # noqa: B006
     names: list[str] = [],  # noqa: B006
     iterations: int = 3,
     test_split: bool = True,
     few_shot: bool = True,
     max_failed: float = 0.1,
+    store: str = "",
     trained: Input[Model] = None,
 ) -> None:
     """EuroEval's scores of a model: of `model` itself, or of `trained`, which `train` made from it."""
@@ -42,7 +44,9 @@ def benchmark(
         model=f"{trained.path}/merged" if trained else model,
         revision=None if trained else revision,
         datasets=Path(datasets) if datasets else None,
+        datasets_revision=datasets_revision or None,
         out=Path(scores.path),
+        store=store or None,
         config=config,
     )
     scalars.log(manifest, metrics)

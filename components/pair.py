@@ -9,8 +9,8 @@ from components import images
 @dsl.component(base_image=images.CPU, install_kfp_package=False)
 def pair(
     prompts: Input[Dataset],
-    samples: Input[Dataset],
-    scores: Input[Dataset],
+    samples: Input[list[Dataset]],
+    scores: Input[list[Dataset]],
     pairs: Output[Dataset],
     metrics: Output[Metrics],
     pool: str = "language",
@@ -20,8 +20,9 @@ def pair(
     language_guard: str = "count",
     cut_may_win: bool = False,
     seed: int = 0,
+    store: str = "",
 ) -> None:
-    """Preference pairs of scored answers; `prompts` is a folder of data sets."""
+    """Preference pairs of scored answers; `prompts` is a folder of data sets, samples and scores are lists of them."""
     from pathlib import Path
 
     from components import scalars
@@ -38,9 +39,10 @@ def pair(
     )
     manifest = run(
         prompts=sorted(Path(prompts.path).iterdir()),
-        samples=[Path(samples.path)],
-        scores=[Path(scores.path)],
+        samples=[Path(part.path) for part in samples],
+        scores=[Path(part.path) for part in scores],
         out=Path(pairs.path),
+        store=store or None,
         config=config,
     )
     scalars.log(manifest, metrics)

@@ -19,6 +19,7 @@ def prepare(
     eval_share: float = 0.01,
     seed: int = 0,
     revision: Optional[str] = None,
+    store: str = "",
 ) -> None:
     """English prompts of an instruction set: a hub data set or a local file."""
     from pathlib import Path
@@ -27,4 +28,5 @@ def prepare(
     from croco.prepare import PrepareConfig, run
 
     config = PrepareConfig(count=count, max_chars=max_chars, eval_share=eval_share, seed=seed, revision=revision)
-    scalars.log(run(source=source, out=Path(prompts.path), config=config), metrics)
+    manifest = run(source=source, out=Path(prompts.path), store=store or None, config=config)
+    scalars.log(manifest, metrics)

@@ -10,8 +10,8 @@ from components import images
 def report(
     english: Input[Dataset],
     prompts: Input[Dataset],
-    samples: Input[Dataset],
-    scores: Input[Dataset],
+    samples: Input[list[Dataset]],
+    scores: Input[list[Dataset]],
     pairs: Input[Dataset],
     training: Input[Artifact],
     benchmarks_base: Input[Dataset],
@@ -28,6 +28,7 @@ def report(
     max_characters: int = 1500,
     bins: int = 40,
     seed: int = 0,
+    store: str = "",
 ) -> None:
     """What the run gained and lost, as one HTML page and a Markdown summary."""
     import shutil
@@ -39,9 +40,9 @@ def report(
     out = Path(report.path)
     manifest = run(
         out=out,
-        prompts=[Path(english.path), *Path(prompts.path).glob("translated")],
-        samples=[Path(samples.path)],
-        scores=[Path(scores.path)],
+        prompts=[Path(english.path), *sorted(Path(prompts.path).glob("translated-*"))],
+        samples=[Path(part.path) for part in samples],
+        scores=[Path(part.path) for part in scores],
         pairs=Path(pairs.path),
         training=Path(training.path),
         benchmarks_base=Path(benchmarks_base.path),
@@ -49,6 +50,7 @@ def report(
         answers_base=Path(answers_base.path),
         answers_tuned=Path(answers_tuned.path),
         verdicts=Path(verdicts.path),
+        store=store or None,
         config=ReportConfig(
             title=title, samples_per_language=samples_per_language, max_characters=max_characters, bins=bins, seed=seed
         ),

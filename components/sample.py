@@ -25,12 +25,17 @@ def sample(
     max_model_len: Optional[int] = None,
     min_room: int = 256,
     gpus: str = "1",
+    languages: str = "",
+    group: str = "0",
+    groups: str = "1",
+    store: str = "",
 ) -> None:
-    """The policy's answers, n a prompt; `prompts` is a folder of data sets."""
+    """The policy's answers, n a prompt, or a share of them; `prompts` is a folder of data sets."""
     from pathlib import Path
 
     from components import scalars
     from croco.sample import SampleConfig, run
+    from croco.shards import Share
 
     config = SampleConfig(
         n=n,
@@ -43,6 +48,13 @@ def sample(
         min_room=min_room,
         gpus=int(gpus),
     )
-    datasets = sorted(Path(prompts.path).iterdir())
-    manifest = run(prompts=datasets, model=model, revision=revision, out=Path(samples.path), config=config)
+    manifest = run(
+        prompts=sorted(Path(prompts.path).iterdir()),
+        model=model,
+        revision=revision,
+        out=Path(samples.path),
+        store=store or None,
+        share=Share(tuple(languages.split(",")) if languages else (), int(group), int(groups)),
+        config=config,
+    )
     scalars.log(manifest, metrics)

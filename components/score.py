@@ -22,6 +22,7 @@ def score(
     parity_tolerance: Optional[float] = None,
     max_not_finite: float = 0.01,
     gpus: str = "1",
+    store: str = "",
 ) -> None:
     """The reward of every answer; `prompts` is a folder of data sets."""
     from pathlib import Path
@@ -42,6 +43,7 @@ def score(
         model=model,
         revision=revision,
         out=Path(scores.path),
+        store=store or None,
         config=config,
     )
     scalars.log(manifest, metrics)

@@ -14,8 +14,9 @@ def select(
     completion: str = "reference",
     pool: str = "language",
     cut_may_win: bool = False,
-    samples: Input[Dataset] = None,
-    scores: Input[Dataset] = None,
+    store: str = "",
+    samples: Input[list[Dataset]] = None,
+    scores: Input[list[Dataset]] = None,
 ) -> None:
     """SFT rows: the data set's own answers, or the best of scored ones; `prompts` is a folder of data sets."""
     from pathlib import Path
@@ -25,9 +26,10 @@ def select(
 
     manifest = run(
         prompts=sorted(Path(prompts.path).iterdir()),
-        samples=[Path(samples.path)] if samples else [],
-        scores=[Path(scores.path)] if scores else [],
+        samples=[Path(part.path) for part in samples or []],
+        scores=[Path(part.path) for part in scores or []],
         out=Path(rows.path),
+        store=store or None,
         config=SelectConfig(completion=completion, pool=pool, cut_may_win=cut_may_win),
     )
     scalars.log(manifest, metrics)

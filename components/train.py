@@ -26,6 +26,7 @@ def train(
     max_length: int = 4096,
     lora_rank: int = 16,
     seed: int = 42,
+    store: str = "",
 ) -> None:
     """A LoRA adapter on pairs (dpo) or SFT rows (sft) and the model it is merged into; and their metrics alone."""
     import shutil
@@ -45,6 +46,13 @@ def train(
         lora_rank=lora_rank,
         seed=seed,
     )
-    manifest = run(data=[Path(data.path)], model=model, revision=revision, out=Path(trained.path), config=config)
+    manifest = run(
+        data=[Path(data.path)],
+        model=model,
+        revision=revision,
+        out=Path(trained.path),
+        store=store or None,
+        config=config,
+    )
     shutil.copytree(trained.path, training.path, ignore=shutil.ignore_patterns("adapter", "merged"))
     scalars.log(manifest, metrics)

@@ -12,7 +12,7 @@ from components import images
 @dsl.component(base_image=images.GPU, install_kfp_package=False)
 def translate(
     english: Input[Dataset],
-    languages: list[str],
+    languages: str,
     model: str,
     prompts: Output[Dataset],
     metrics: Output[Metrics],
@@ -24,30 +24,40 @@ def translate(
     allow_unsupported: bool = False,
     max_dropped: float = 0.5,
     gpus: str = "1",
+    group: str = "0",
+    groups: str = "1",
+    store: str = "",
 ) -> None:
-    """Prompts in every language asked for: a folder of data sets, `en` as it is and `translated`, where asked for."""
+    """English prompts in other languages, or a group of their shards; where only `en` is asked for, as they are."""
     import shutil
     from pathlib import Path
 
     from components import scalars
-    from croco.languages import check
+    from croco.dataset import load_manifest
     from croco.translate import TranslateConfig, run
 
-    out, others = Path(prompts.path), tuple(code for code in check(languages) if code != "en")
-    if "en" in languages:
-        shutil.copytree(english.path, out / "en")
-    if others:
-        config = TranslateConfig(
-            languages=others,
-            format=format,
-            max_model_len=max_model_len,
-            output_ratio=output_ratio,
-            references=references,
-            allow_unsupported=allow_unsupported,
-            max_dropped=max_dropped,
-            gpus=int(gpus),
-        )
-        manifest = run(
-            prompts=Path(english.path), model=model, revision=revision, out=out / "translated", config=config
-        )
-        scalars.log(manifest, metrics)
+    if languages == "en":
+        shutil.copytree(english.path, prompts.path)
+        scalars.log(load_manifest(Path(prompts.path)), metrics)
+        return
+    config = TranslateConfig(
+        languages=tuple(languages.split(",")),
+        format=format,
+        max_model_len=max_model_len,
+        output_ratio=output_ratio,
+        references=references,
+        allow_unsupported=allow_unsupported,
+        max_dropped=max_dropped,
+        gpus=int(gpus),
+    )
+    manifest = run(
+        prompts=Path(english.path),
+        model=model,
+        revision=revision,
+        out=Path(prompts.path),
+        store=store or None,
+        group=int(group),
+        groups=int(groups),
+        config=config,
+    )
+    scalars.log(manifest, metrics)

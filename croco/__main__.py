@@ -19,10 +19,11 @@ STAGES = {
     "arena": "two models' answers -> verdicts and win rates",
     "report": "everything above -> one HTML page",
     "import-scores": "scored JSONL of the paper's released code -> prompts, samples, scores",
+    "store": "what a store holds: list it, verify it, remove what is no longer used",
     "show": "print any output's manifest and first rows",
     "toy": "train the toy world: four small models and their data",
 }
-MODULES = {"import-scores": "croco.import_scores", "toy": "croco.toy.build"}
+MODULES = {"import-scores": "croco.import_scores", "store": "croco.storage", "toy": "croco.toy.build"}
 
 
 def main(arguments: list[str]) -> int:

@@ -7,19 +7,21 @@ comparisons. An empty answer is kept: it loses by itself.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import chat, checks, dataset, engine, languages, models, rows, sources
+import pyarrow as pa
+
+from croco import chat, checks, dataset, engine, languages, models, rows
 from croco.engine import Generate, Sampling
+from croco.questions import QUESTIONS, Question, read_file, read_hub
+from croco.shards import Outcome, Shards, split
+from croco.writer import Writer
 
 VERSION = 1
-QUESTIONS = "CohereLabs/m-ArenaHard-v2.1"
-"""A configuration a language, split `test` (reference code)."""
-FIELDS = ("question_id", "category", "subcategory", "prompt", "language")
-
 TEMPERATURES: Mapping[str, float] = {
     "utter-project/EuroLLM-9B-Instruct-2512": 0.0,  # reference code
     "CohereLabs/tiny-aya-global": 0.1,  # reference code
@@ -35,7 +37,8 @@ class AnswerConfig:
     languages: tuple[str, ...] = ("en", "it", "es", "fr", "nl", "de", "da", "gl", "cy", "mt", "ga")
     """Codes of languages to answer in (paper)."""
     questions_revision: str | None = None
-    """Commit, tag or branch of a hub data set; resolved to a commit and recorded. None: main (ours)."""
+    """Commit, tag or branch of a hub data set, resolved to a commit and recorded; or `sha256:` and the digest of a
+    local file, which is checked. None: main, or the file as it is (ours)."""
     limit: int | None = None
     """Only the first so many questions of each language, at least 1; None: all (paper)."""
     temperature: float | None = None
@@ -49,6 +52,10 @@ class AnswerConfig:
     """Where the temperature is above 0; each question has its own, whatever the languages asked for (ours)."""
     max_model_len: int | None = None
     """Tokens of question and answer; None: all the model has (reference code)."""
+    shard_questions: int = 512
+    """Questions of a language that are answered, then stored, at a time, on average: what a kill can cost. 512 takes a
+    language of m-ArenaHard (498) in one piece: at the end of each the GPU waits for the longest answers, up to
+    max_tokens of a few requests, which in smaller pieces would be as long as all the others took (ours)."""
     gpus: int = 1
     """GPUs the model is split over (ours)."""
 
@@ -56,18 +63,7 @@ class AnswerConfig:
         languages.check(self.languages)
         if self.temperature is not None and not 0 <= self.temperature <= 2:
             raise ValueError(f"temperature: found {self.temperature}; expected 0 to 2")
-        checks.one_or_more(self, "limit", "max_tokens", "max_model_len", "gpus")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A benchmark question in one language."""
-
-    question_id: str
-    category: str
-    subcategory: str
-    prompt: str
-    language: str
+        checks.one_or_more(self, "limit", "max_tokens", "max_model_len", "shard_questions", "gpus")
 
 
 def sampling_for(model: str, config: AnswerConfig) -> Sampling:
@@ -78,64 +74,22 @@ def sampling_for(model: str, config: AnswerConfig) -> Sampling:
     return Sampling(temperature=temperature, max_tokens=config.max_tokens)
 
 
-def read_file(path: Path) -> Iterator[Question]:
-    """Questions of a JSONL or Parquet file with the benchmark's fields.
-
-    Raises: ValueError naming file and line (Parquet: row) for what is not a question, or stands twice.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: found no file; expected JSONL or Parquet with {', '.join(FIELDS)}, or a hub id"
-        )
-    first: dict[tuple[str, str], str] = {}
-    for place, row in sources.read(path, FIELDS):
-        question = _question(row, place)
-        key = (question.question_id, question.language)
-        if key in first:
-            raise ValueError(f"{place}: found {key} again, after {first[key]}; expected each question once a language")
-        first[key] = place
-        yield question
-
-
-def read_hub(source: str, revision: str, codes: Sequence[str]) -> Iterator[Question]:
-    """Questions of a hub data set with a configuration a language, those of `codes` that it has."""
-    import datasets
-
-    with models.reaching_hub(source):
-        offered = datasets.get_dataset_config_names(source, revision=revision)
-    for code in [code for code in codes if code in offered]:
-        with models.reaching_hub(source):
-            split = datasets.load_dataset(source, code, revision=revision, split="test")
-        for number, row in enumerate(split, 1):
-            yield _question({**row, "language": code}, f"{source} {code}:{number}")
-
-
-def _question(row: Any, place: str) -> Question:
-    """`row` as a question. Raises: ValueError naming `place` where a field is not a text, or an id or prompt empty."""
-    values = row if isinstance(row, dict) else {}
-    for name in FIELDS:
-        value = values.get(name)
-        if not isinstance(value, str) or (name in ("question_id", "prompt", "language") and not value.strip()):
-            raise ValueError(f"{place}: found {name} {value!r}; expected a text in each of {', '.join(FIELDS)}")
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"{place}: found half a character in {name}; expected text that UTF-8 can hold")
-    return Question(**{name: values[name] for name in FIELDS})
-
-
 def choose(questions: Iterable[Question], config: AnswerConfig, source: str, tally: dataset.Tally) -> list[Question]:
-    """The questions to ask, in order of the languages asked for; the others are counted as dropped.
+    """The questions to ask, in order of the languages asked for; the others are counted, as dropped.
 
     Raises: ValueError naming a language asked for that has no question.
     """
     chosen: dict[str, list[Question]] = {code: [] for code in config.languages}
     for question in questions:
-        tally.take(question.language)
         if question.language not in chosen:
-            tally.drop(question.language, "language_not_asked")
+            reason = "language_not_asked"
         elif config.limit is not None and len(chosen[question.language]) >= config.limit:
-            tally.drop(question.language, "over_limit")
+            reason = "over_limit"
         else:
             chosen[question.language].append(question)
+            continue
+        tally.take(question.language)
+        tally.drop(question.language, reason)
     if missing := [code for code, found in chosen.items() if not found]:
         raise ValueError(f"{source}: found no question in {', '.join(missing)}; expected some; leave the language out")
     return [question for found in chosen.values() for question in found]
@@ -155,6 +109,7 @@ def answer(
     asked: list[Question] = []
     prompts: list[list[int]] = []
     for question in questions:
+        tally.take(question.language)
         messages = [{"role": "user", "content": question.prompt}]
         if chat.special_token_in(tokenizer, messages):
             tally.drop(question.language, "special_token")
@@ -185,18 +140,57 @@ def answer(
     ]
 
 
-def measure(answers: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def measure(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of one shard's answers: how many are in the language asked for, cut at the token limit, and empty, and their
+    characters."""
+    return {
+        "faithful": sum(row["identified"] == languages.get(row["language"]).base for row in answers),
+        "cut": sum(row["finish_reason"] == "length" for row in answers),
+        "empty": sum(not row["output"].strip() for row in answers),
+        "chars": sum(len(row["output"]) for row in answers),
+    }
+
+
+def answer_shards(
+    questions: Sequence[Question],
+    generator: str,
+    sampling: Sampling,
+    tokenizer: Any,
+    writer: Writer,
+    load: Callable[[], engine.Generator],
+    config: AnswerConfig,
+) -> Shards[engine.Generator]:
+    """Write the answers, a part a shard; `load` is called for the first shard that nobody has answered yet."""
+    from tqdm import tqdm
+
+    how = dataclasses.asdict(sampling)
+    settings = {"generator": generator, "sampling": how, "seed": config.seed, "max_model_len": config.max_model_len}
+    shards = Shards(writer, load=load, settings=settings)
+    table = pa.table({name: [getattr(q, name) for q in questions] for name in ("language", "question_id")})
+
+    def compute(asked: Sequence[Question], policy: engine.Generator) -> Outcome:
+        tally, limit = dataset.Tally("answers"), policy.max_model_len
+        found = answer(asked, generator, sampling, config.seed, tokenizer, policy, limit, tally)
+        return Outcome(found, tally.counts(), measure(found))
+
+    with tqdm(total=len(questions), desc="answer", unit="question") as bar:
+        for language, chosen in split(table, config.shard_questions, key="question_id"):
+            asked = [questions[place] for place in chosen]
+            shards.do(language, [dataclasses.asdict(q) for q in asked], functools.partial(compute, asked))
+            bar.update(len(asked))
+    return shards
+
+
+def metrics(shards: Shards[engine.Generator]) -> dict[str, dict[str, float]]:
     """By language: share of answers in the language asked for, share cut at the token limit, how many are empty, and
     their mean length in characters."""
-    metrics: dict[str, dict[str, float]] = {"language_fidelity": {}, "cut": {}, "empty": {}, "mean_chars": {}}
-    for code in dict.fromkeys(row["language"] for row in answers):
-        here = [row for row in answers if row["language"] == code]
-        base = languages.get(code).base
-        metrics["language_fidelity"][code] = sum(row["identified"] == base for row in here) / len(here)
-        metrics["cut"][code] = sum(row["finish_reason"] == "length" for row in here) / len(here)
-        metrics["empty"][code] = sum(not row["output"].strip() for row in here)
-        metrics["mean_chars"][code] = sum(len(row["output"]) for row in here) / len(here)
-    return metrics
+    fidelity = shards.shares("faithful")
+    return {
+        "language_fidelity": fidelity,
+        "cut": shards.shares("cut"),
+        "empty": {code: int(shards.measures["empty"][code]) for code in fidelity},
+        "mean_chars": shards.shares("chars"),
+    }
 
 
 def run(
@@ -206,6 +200,7 @@ def run(
     revision: str | None = None,
     generator: str,
     out: Path,
+    store: str | None = None,
     config: AnswerConfig = AnswerConfig(),
 ) -> dataset.Manifest:
     """Write a model's answers to benchmark questions.
@@ -217,26 +212,46 @@ def run(
         revision: Commit, tag or branch of a hub model; default main (ours).
         generator: Name of the model in reports: base, tuned, or another.
         out: Directory to write.
+        store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
-    writer = dataset.Writer(out, "answers", stage="answer", version=VERSION, config=config)
-    tally = dataset.Tally("answers")
-    path = Path(questions)
-    if sources.is_local(questions):
-        chosen = choose(read_file(path), config, questions, tally)
-        identity = {"id": path.name, "sha256": dataset.sha256_file(path)}
+    local, version = models.is_local(questions), models.pin(questions, config.questions_revision, data=True)
+    if local:
+        identity = {"id": Path(questions).name, "sha256": version.removeprefix(models.LOCAL)}
     else:
-        commit = models.resolve(questions, config.questions_revision, data=True)
-        chosen = choose(read_hub(questions, commit, config.languages), config, questions, tally)
-        identity = {"id": questions, "revision": commit}
+        identity = {"id": questions, "revision": version}
     sampling = sampling_for(model, config)
-    policy = models.identity(model, revision)
-    llm = engine.load_generator(model, policy.get("revision"), max_model_len=config.max_model_len, gpus=config.gpus)
-    answers = answer(chosen, generator, sampling, config.seed, llm.tokenizer, llm, llm.max_model_len, tally)
-    writer.add(answers)
-    metrics = measure(answers) | {
+    about = {
         "generator": generator,
         "questions": identity,
         "sampling": {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens, "seed": config.seed},
-        "chat_template": chat.template_sha256(llm.tokenizer),
     }
-    return writer.finish(tally.counts(), models={"policy": policy}, metrics=metrics)
+    policy = models.identity(model, revision)
+    writer = Writer(
+        out,
+        "answers",
+        stage="answer",
+        version=VERSION,
+        config=config,
+        models={"policy": policy},
+        store=store,
+        also=about,
+        neutral=["gpus"],
+    )
+    if writer.done:
+        return writer.done
+    tally, commit = dataset.Tally("answers"), policy.get("revision")
+    found = read_file(Path(questions)) if local else read_hub(questions, version, config.languages)
+    chosen = choose(found, config, questions, tally)
+    tokenizer = chat.load_tokenizer(model, commit)
+
+    def load() -> engine.Generator:
+        return engine.load_generator(model, commit, max_model_len=config.max_model_len, gpus=config.gpus)
+
+    shards = answer_shards(chosen, generator, sampling, tokenizer, writer, load, config)
+    for count in shards.counts():
+        tally.add(count)
+    return writer.finish(
+        tally.counts(),
+        models={"policy": policy | {"chat_template_sha256": chat.template_sha256(tokenizer)}},
+        metrics=metrics(shards) | about,
+    )

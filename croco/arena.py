@@ -9,18 +9,23 @@ place. The rates' formulas are in croco/winrate.py, the judges' prompts in croco
 """
 
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import chat, checks, dataset, engine, judges, languages, models, rows, winrate
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from croco import chat, checks, dataset, engine, judges, models, rows, winrate
 from croco.engine import Generate, Sampling
+from croco.matches import ORDERS, SIDES, Match, differences, in_language, join, load_side
+from croco.shards import Outcome, Shards, split
+from croco.writer import Writer
 
 VERSION = 1
-ORDERS = ("model_first", "reference_first")
-SIDES = ("model", "reference")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class ArenaConfig:
     """Of the judge's sampling, by question, language and order, and of the bootstrap (ours)."""
     max_model_len: int | None = None
     """Tokens of judge prompt and reply; None: the judge format's. Longer ones are counted as dropped (ours)."""
+    shard_questions: int = 256
+    """Questions of a language that are judged, then stored, at a time, on average: what a kill can cost. About 500
+    calls keep a GPU full, and replies are short: little waiting for the last one (ours)."""
     gpus: int = 1
     """GPUs the judge is split over (ours)."""
 
@@ -48,22 +56,7 @@ class ArenaConfig:
             raise ValueError(f"max_unreadable: found {self.max_unreadable}; expected a share from 0 to below .5")
         if self.repetitions < 100:
             raise ValueError(f"repetitions: found {self.repetitions}; expected 100 or more")
-        checks.one_or_more(self, "max_model_len", "gpus")
-
-
-@dataclass(frozen=True)
-class Match:
-    """Two answers to one question."""
-
-    question_id: str
-    language: str
-    category: str
-    subcategory: str
-    prompt: str
-    model: str
-    reference: str
-    in_language: tuple[bool, bool]
-    """Whether model and reference answered in the language of the question."""
+        checks.one_or_more(self, "max_model_len", "shard_questions", "gpus")
 
 
 @dataclass(frozen=True)
@@ -75,60 +68,16 @@ class Call:
     ids: list[int]
 
 
-def load_side(directory: Path) -> tuple[str, dict[tuple[str, str], dict[str, Any]]]:
-    """The generator of an answers dataset, and its rows by (question_id, language).
-
-    Raises: ValueError if it holds more than one model's answers.
-    """
-    table = dataset.unique(dataset.read(directory, "answers"), "answers", str(directory))
-    names = sorted(set(table["generator"].to_pylist()))
-    if len(names) != 1:
-        raise ValueError(f"{directory}: found answers of {', '.join(names) or 'no model'}; expected one model's")
-    return names[0], {(row["question_id"], row["language"]): row for row in table.to_pylist()}
-
-
-def join(
-    answers: dict[tuple[str, str], dict[str, Any]],
-    reference: dict[tuple[str, str], dict[str, Any]],
-    tally: dataset.Tally,
-) -> list[Match]:
-    """Questions both models answered, in the order of `answers`; the others are counted as dropped, two verdicts each.
-
-    Raises: ValueError where the two were asked different things under one id.
-    """
-    matches = []
-    for key in answers | reference:
-        question_id, language = key
-        tally.take(language, len(ORDERS))
-        if key not in reference:
-            tally.drop(language, "no_reference_answer", len(ORDERS))
-        elif key not in answers:
-            tally.drop(language, "no_model_answer", len(ORDERS))
-        else:
-            model, other = answers[key], reference[key]
-            if model["prompt"] != other["prompt"]:
-                raise ValueError(
-                    f"question {question_id} ({language}): found different prompts; expected both models to be asked "
-                    "the same; run answer for both with one revision of the questions"
-                )
-            base = languages.get(language).base
-            in_language = (model["identified"] == base, other["identified"] == base)
-            texts = (model["prompt"], model["output"], other["output"])
-            matches.append(Match(*key, model["category"], model["subcategory"], *texts, in_language))
-    return matches
-
-
 def prepare_calls(
     matches: Sequence[Match], judge: judges.Format, tokenizer: Any, max_model_len: int, tally: dataset.Tally
 ) -> list[Call]:
-    """Both orders of every match whose answers differ, side by side, so that they share the start of their prompt.
+    """Both orders of every match, side by side, so that they share the start of their prompt.
 
     A match the judge cannot be asked about in both orders is counted as dropped.
     """
-    from tqdm import tqdm
-
     calls = []
-    for match in tqdm([m for m in matches if m.model != m.reference], desc="judge prompts", mininterval=1):
+    for match in matches:
+        tally.take(match.language, len(ORDERS))
         pair = []
         for order in ORDERS:
             a, b = (match.model, match.reference) if order == ORDERS[0] else (match.reference, match.model)
@@ -142,6 +91,7 @@ def prepare_calls(
                 break
             pair.append(Call(match, order, ids))
         else:
+            tally.keep(match.language, len(ORDERS))
             calls += pair
     return calls
 
@@ -161,10 +111,43 @@ def ask(calls: Sequence[Call], sampling: Sampling, seed: int, generate: Generate
     return verdicts
 
 
-def tie_identical(matches: Sequence[Match]) -> list[dict[str, Any]]:
-    """Two ties for each match of identical answers."""
+def settle(
+    matches: Sequence[Match],
+    tokenizer: Any,
+    writer: Writer,
+    load: Callable[[], engine.Generator],
+    config: ArenaConfig,
+) -> list[dataset.Count]:
+    """Write two ties for each match of identical answers, which no judge sees, then what the judge says of the others,
+    a part a shard; `load` is called for the first shard that nobody has judged yet.
+    """
+    from tqdm import tqdm
+
+    tally, form = dataset.Tally("verdicts"), judges.FORMATS[config.judge_format]
+    differing = [match for match in matches if match.model != match.reference]
     same = [match for match in matches if match.model == match.reference]
-    return [_row(match, order, "tie", judges.IDENTICAL) for match in same for order in ORDERS]
+    if same:
+        writer.add([_row(match, order, "tie", judges.IDENTICAL) for match in same for order in ORDERS])
+    for match in same:
+        tally.take(match.language, len(ORDERS))
+        tally.keep(match.language, len(ORDERS))
+    shards = Shards(writer, load=load, settings={"seed": config.seed, "max_model_len": config.max_model_len})
+    table = pa.table({name: [getattr(m, name) for m in differing] for name in ("language", "question_id")})
+
+    def compute(asked: Sequence[Match], judge: engine.Generator) -> Outcome:
+        found = dataset.Tally("verdicts")
+        calls = prepare_calls(asked, form, tokenizer, judge.max_model_len, found)
+        return Outcome(ask(calls, form.sampling, config.seed, judge), found.counts())
+
+    with tqdm(total=len(differing), desc="arena", unit="question") as bar:
+        for language, places in split(table, config.shard_questions, key="question_id"):
+            asked = [differing[place] for place in places]
+            content = [judges.about(config.judge_format, language), *map(dataclasses.asdict, asked)]
+            shards.do(language, content, functools.partial(compute, asked))
+            bar.update(len(asked))
+    for count in shards.counts():
+        tally.add(count)
+    return tally.counts()
 
 
 def _seed(seed: int, call: Call) -> int:
@@ -185,6 +168,12 @@ def _row(match: Match, order: str, verdict: str | None, judge_text: str) -> dict
     }
 
 
+def written(writer: Writer) -> list[dict[str, Any]]:
+    """All verdicts of all shards, by language, question and order: however they were cut, the rates are the same."""
+    verdicts = [row for file in writer.files for row in pq.read_table(writer.out / file["path"]).to_pylist()]
+    return sorted(verdicts, key=lambda row: (row["language"], row["question_id"], row["order"]))
+
+
 def check_readable(verdicts: Sequence[dict[str, Any]], most: float, out: Path) -> None:
     """Raises: ValueError where more than the share `most` of the judge's replies in a language lack a verdict."""
     unreadable = Counter(row["language"] for row in verdicts if row["verdict"] is None)
@@ -194,30 +183,9 @@ def check_readable(verdicts: Sequence[dict[str, Any]], most: float, out: Path) -
             example = next(r["judge_text"] for r in verdicts if r["verdict"] is None and r["language"] == language)
             raise ValueError(
                 f"arena: found {number} of {replies[language]} replies of the judge in {language} without a verdict; "
-                f"expected at most {most:.0%}; the first ends {example[-200:]!r}, all are in {out}/part-00000.parquet; "
+                f"expected at most {most:.0%}; the first ends {example[-200:]!r}, all are in {out}/part-*.parquet; "
                 "check that --judge-format fits the judge"
             )
-
-
-def in_language(matches: Sequence[Match]) -> dict[str, dict[str, float]]:
-    """By side and language: the share of answers in the language of the question."""
-    codes = dict.fromkeys(match.language for match in matches)
-    groups = {code: [match.in_language for match in matches if match.language == code] for code in codes}
-    return {
-        side: {code: sum(pair[at] for pair in pairs) / len(pairs) for code, pairs in groups.items()}
-        for at, side in enumerate(SIDES)
-    }
-
-
-def differences(answers: Path, reference: Path) -> list[str]:
-    """What was not the same when the two models answered, by their manifests."""
-    model, other = (dataset.load_manifest(directory, "answers").metrics for directory in (answers, reference))
-    return [
-        f"the two models answered with different {name}: {model.get(name)} and {other.get(name)}; where one is tuned "
-        "from the other, only the weights should differ"
-        for name in ("sampling", "questions", "chat_template")
-        if model.get(name) != other.get(name)
-    ]
 
 
 def run(
@@ -227,6 +195,7 @@ def run(
     judge: str = judges.JUDGE,
     judge_revision: str | None = None,
     out: Path,
+    store: str | None = None,
     config: ArenaConfig = ArenaConfig(),
 ) -> dataset.Manifest:
     """Write a judge's verdicts on two models' answers, and the win rates of the first.
@@ -237,34 +206,51 @@ def run(
         judge: Folder or hub id of the judge (default: the reference code's).
         judge_revision: Commit, tag or branch of a hub judge; default main (ours).
         out: Directory to write.
+        store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
     inputs = [answers, reference]
-    writer = dataset.Writer(out, "verdicts", stage="arena", version=VERSION, config=config, inputs=inputs)
-    for difference in differences(answers, reference):
+    manifests = [dataset.load_manifest(directory, "answers") for directory in inputs]
+    codes = sorted({str(count.language) for manifest in manifests for count in manifest.counts if count.rows_out})
+    policies = {side: m.models["policy"] for side, m in zip(SIDES, manifests, strict=True) if "policy" in m.models}
+    warned, identity = differences(manifests), models.identity(judge, judge_revision)
+    commit, form = identity.get("revision"), judges.FORMATS[config.judge_format]
+    writer = Writer(
+        out,
+        "verdicts",
+        stage="arena",
+        version=VERSION,
+        config=config,
+        inputs=inputs,
+        models={"judge": identity},
+        store=store,
+        also=[policies, warned, *(judges.about(config.judge_format, code) for code in codes)],
+        neutral=["gpus"],
+    )
+    if writer.done:
+        return writer.done
+    for difference in warned:
         writer.warn(difference)
-    (name, model_rows), (reference_name, reference_rows) = load_side(answers), load_side(reference)
-    tally = dataset.Tally("verdicts")
-    matches = join(model_rows, reference_rows, tally)
-    form, identity = judges.FORMATS[config.judge_format], models.identity(judge, judge_revision)
-    verdicts = tie_identical(matches)
-    if len(verdicts) < len(ORDERS) * len(matches):
-        commit, limit = identity.get("revision"), config.max_model_len or form.max_model_len
-        judges.check_template(chat.load_tokenizer(judge, commit), config.judge_format)
-        llm = engine.load_generator(judge, commit, max_model_len=limit, gpus=config.gpus)
-        calls = prepare_calls(matches, form, llm.tokenizer, llm.max_model_len, tally)
-        verdicts += ask(calls, form.sampling, config.seed, llm)
-    verdicts.sort(key=lambda row: (row["language"], row["question_id"], row["order"]))
-    for row in verdicts:
-        tally.keep(row["language"])
-    writer.add(verdicts)
+    (name, model), (other, compared) = load_side(answers), load_side(reference)
+    tally, tokenizer = dataset.Tally("verdicts"), chat.load_tokenizer(judge, commit)
+    judges.check_template(tokenizer, config.judge_format)
+
+    def load() -> engine.Generator:
+        limit = config.max_model_len or form.max_model_len
+        return engine.load_generator(judge, commit, max_model_len=limit, gpus=config.gpus)
+
+    matches = join(model, compared, tally)
+    for count in settle(matches, tokenizer, writer, load, config):
+        tally.add(count)
+    verdicts = written(writer)
     check_readable(verdicts, config.max_unreadable, out)
-    metrics = {
-        "model": name,
-        "reference": reference_name,
-        "judge": {"sampling": dataclasses.asdict(form.sampling), "template": dict(form.template)},
-        "in_language": in_language(matches),
-        "win_rates": winrate.win_rates(verdicts, config.repetitions, config.seed),
-    }
-    asked = {side: dataset.load_manifest(path).models.get("policy") for side, path in zip(SIDES, inputs, strict=True)}
-    known = {side: policy for side, policy in asked.items() if policy}
-    return writer.finish(tally.counts(), models={**known, "judge": identity}, metrics=metrics)
+    return writer.finish(
+        tally.counts(),
+        models={**policies, "judge": identity | {"chat_template_sha256": chat.template_sha256(tokenizer)}},
+        metrics={
+            "model": name,
+            "reference": other,
+            "judge": {"sampling": dataclasses.asdict(form.sampling), "template": dict(form.template)},
+            "in_language": in_language(matches, (model, compared)),
+            "win_rates": winrate.win_rates(verdicts, config.repetitions, config.seed),
+        },
+    )

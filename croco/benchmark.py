@@ -3,20 +3,20 @@
 Run once for base and once for tuned. Source: the paper's section on structured evaluation; data sets and iterations
 from the reference's 5.euroeval.sh (`croco.benchmark_datasets.PAPER`).
 
-    python -m croco benchmark --model DIR_OR_HUB_ID --out DIR [--datasets DIR] [--languages da en]
+    python -m croco benchmark --model DIR_OR_HUB_ID --out DIR [--datasets DIR] [--languages da en] [--store DIR]
 
 EuroEval runs in a child process (`croco.benchmark_worker`). With `--datasets`, a folder of local data sets, nothing is
-fetched from a network. A run that was cut short goes on where it stopped when it is started again.
+fetched from a network. What is done once for one model and one data set is its record, in the store or, without one, in
+OUT until the stage is done; EuroEval is started for the data sets that have none.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from typing import Any
 import croco
 from croco import dataset, languages, models
 from croco.benchmark_datasets import PAPER, LocalDataset, read_local
-from croco.benchmark_records import Record, drop_partial, read_records
-from croco.benchmark_worker import Job, Notes
+from croco.benchmark_records import Record, find, parse_line
+from croco.benchmark_worker import JOB, NOTES, Job, Notes
+from croco.store import open_store
+from croco.writer import KEPT, Writer, key_of
 
 VERSION = 1
-RECORDS = "euroeval_benchmark_results.jsonl"
-"""EuroEval's own records, in `out` until the stage is done: EuroEval skips what it finds there."""
-MODEL_FILES = {".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"}
+MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken")
 """Kinds of files EuroEval gets to see: no pickled weights, no code."""
 
 
@@ -128,31 +128,40 @@ def _reason(name: str, notes: Notes) -> str:
     return "failed" if name in notes.failed else "not_for_this_kind_of_model"
 
 
-def weights(model: str, revision: str | None) -> list[Path]:
-    """The files of a whole model (local folder or hub id) that EuroEval gets to see: no pickles, no code.
+def weights(folder: Path) -> list[Path]:
+    """The files of a whole model that EuroEval gets to see: no pickles, no code.
 
     Raises: ValueError for an adapter; FileNotFoundError if there are no weights as safetensors.
     """
-    folder = Path(model)
-    if not folder.is_dir() and not model.startswith((".", "/")):
-        folder = models.snapshot(model, models.resolve(model, revision), [f"*{kind}" for kind in sorted(MODEL_FILES)])
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
-            f"{model}: found an adapter; expected a whole model: `python -m croco train` writes it to merged/"
+            f"{folder}: found an adapter; expected a whole model: `python -m croco train` writes it to merged/"
         )
     files = [file for file in sorted(folder.glob("*")) if file.suffix in MODEL_FILES and file.is_file()]
     if not any(file.suffix == ".safetensors" for file in files):
-        raise FileNotFoundError(f"{model}: found no *.safetensors; expected a whole model with its weights")
+        raise FileNotFoundError(f"{folder}: found no *.safetensors; expected a whole model with its weights")
     return files
 
 
-def run_euroeval(job: Job) -> Notes:
-    """EuroEval in a child process that works, and keeps what it keeps, in the folder of the job's notes.
+def run_euroeval(job: Job, files: Sequence[Path]) -> Notes:
+    """EuroEval in a child process, on the model of `files`; what it finds goes to the job's store.
 
     Raises: RuntimeError if the child fails.
     """
-    work = Path(job.notes).parent
-    (work / "job.json").write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="croco-benchmark-") as folder:
+        work = Path(folder)
+        (work / job.model).mkdir()  # EuroEval writes into the model's folder: it gets one of its own, of links
+        for file in files:
+            (work / job.model / file.name).symlink_to(file.resolve())
+        (work / JOB).write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
+        command = [sys.executable, "-m", "croco.benchmark_worker"]
+        status = subprocess.run(command, cwd=work, env=_environment(work, job.offline), check=False).returncode
+        if status:
+            raise RuntimeError(f"EuroEval: found exit status {status}; expected 0; its messages are above")
+        return Notes(**json.loads((work / NOTES).read_text(encoding="utf-8")))
+
+
+def _environment(work: Path, offline: bool) -> dict[str, str]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(croco.__file__).parents[1]), os.getenv("PYTHONPATH")])),
@@ -160,15 +169,11 @@ def run_euroeval(job: Job) -> Notes:
         "VLLM_CACHE_ROOT": str(work / "vllm"),
         "VLLM_CONFIG_ROOT": str(work / "vllm"),
     }
-    if job.offline:
+    if offline:
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(work / "hub"), "XDG_CACHE_HOME": str(work / "cache")}
         for token in ("HF_TOKEN", "HUGGINGFACE_API_KEY"):
             environment.pop(token, None)  # EuroEval would ask the hub whose it is
-    command = [sys.executable, "-m", "croco.benchmark_worker", "job.json"]
-    status = subprocess.run(command, cwd=work, env=environment, check=False).returncode
-    if status:
-        raise RuntimeError(f"EuroEval: found exit status {status}; expected 0; its messages are above")
-    return Notes(**json.loads(Path(job.notes).read_text(encoding="utf-8")))
+    return environment
 
 
 def run(
@@ -177,71 +182,101 @@ def run(
     out: Path,
     revision: str | None = None,
     datasets: Path | None = None,
+    datasets_revision: str | None = None,
     cache: Path | None = None,
+    store: str | None = None,
     config: BenchmarkConfig = BenchmarkConfig(),
 ) -> dataset.Manifest:
     """Evaluate a model with EuroEval.
 
     Args:
         model: A whole model's folder, or a hub id.
-        revision: The hub id's commit, branch or tag.
+        revision: The hub id's commit, branch or tag; of a folder `sha256:<hex>`, which is then checked.
         out: Where the scores go.
         datasets: A folder of local data sets (croco/benchmark_datasets.py says how it looks), run instead of the
             paper's; nothing is then fetched.
+        datasets_revision: What that folder holds, `sha256:<hex>`; it is then checked.
         cache: Where EuroEval keeps data sets it downloads; default: a temporary folder.
+        store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
+    if datasets and datasets_revision:
+        models.check_local(datasets, datasets_revision)
     local = read_local(datasets) if datasets else []
     chosen, without = choose(config, local)
-    files, identity = weights(model, revision), models.identity(model, revision)
-    writer = dataset.Writer(out, "benchmarks", stage="benchmark", version=VERSION, config=config)
-    data = {one.name: [dataset.sha256_file(path) for path in one.files.values()] for one in local}
-    asked = [config.iterations, config.test_split, config.few_shot]
-    about = [VERSION, identity, asked, dataset.library_versions(), data]
-    name = f"model-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}"
-    results = (out / RECORDS).resolve()
-    drop_partial(results)
-    with tempfile.TemporaryDirectory(prefix="croco-benchmark-") as folder:
-        work = Path(folder)
-        (work / name).mkdir()  # EuroEval writes into the model's folder: it gets one of its own, of links
-        for file in files:
-            (work / name / file.name).symlink_to(file.resolve())
-        notes = run_euroeval(
-            Job(
-                model=name,
-                names=list(chosen),
-                datasets=str(datasets.resolve()) if datasets else None,
-                offline=chosen.keys() <= data.keys(),
-                iterations=config.iterations,
-                test_split=config.test_split,
-                few_shot=config.few_shot,
-                cache=str(cache.resolve() if cache else work / "euroeval"),
-                results=str(results),
-                notes=str(work / "notes.json"),
-            )
+    files = weights(Path(model)) if models.is_local(model) else []
+    identity = models.identity(model, revision)
+    data = {one.name: one.sha256 for one in local if one.name in chosen}
+    libraries = dataset.library_versions()
+    writer = Writer(
+        out,
+        "benchmarks",
+        stage="benchmark",
+        version=VERSION,
+        config=config,
+        models={"policy": identity},
+        store=store,
+        also=[libraries.get("euroeval"), data],
+    )
+    if writer.done:
+        return writer.done
+    asked = {what: getattr(config, what) for what in ("iterations", "test_split", "few_shot")}
+    about = [VERSION, identity, asked, libraries]
+    name = f"model-{key_of(about)[:16]}"
+    records = {one: f"shards/benchmark/{key_of(about, one, data.get(one))}.json" for one in chosen}
+    kept = writer.store or open_store(out / KEPT)
+    found, notes = find(kept, records, name), Notes()
+    if missing := {one: place for one, place in records.items() if one not in found}:
+        job = Job(
+            owner=os.getpid(),
+            model=name,
+            records=missing,
+            datasets=str(datasets.resolve()) if datasets else None,
+            offline=missing.keys() <= data.keys(),
+            **asked,
+            cache=str(cache.resolve()) if cache else None,
+            store=kept.location if "://" in kept.location else str(Path(kept.location).resolve()),
         )
-    records = read_records(results, name)
-    rows, counts = account(chosen, without, records, notes)
+        files = files or weights(models.snapshot(model, identity["revision"], [f"*{kind}" for kind in MODEL_FILES]))
+        notes = run_euroeval(job, files)
+        found |= find(kept, missing, name)
+    _count(writer, [(chosen[one], record, one in missing) for one, record in found.items()], notes)
+    writer.shards += [records[one] for one in chosen if one in found]
+    lines = {one: parse_line(record["line"], one) for one, record in found.items()}
+    rows, counts = account(chosen, without, lines, notes)
+    _warn(writer, counts, notes, most=config.max_failed * len(chosen))
+    writer.add(rows)
+    template = next((record["chat_template_sha256"] for record in found.values()), None)
+    return writer.finish(
+        counts,
+        models={"policy": {**identity, "chat_template_sha256": template}},
+        metrics={
+            "generative_type": sorted({str(line.generative_type) for line in lines.values()}),
+            "local_data_sha256": data,
+        },
+    )
+
+
+def _count(writer: Writer, records: Iterable[tuple[str, Mapping[str, Any], bool]], notes: Notes) -> None:
+    """Enter (language, record of a data set, whether it was computed in this run) into the ledger."""
+    for language, record, computed in records:
+        spent = writer.spent(language)
+        spent.add(**{what: record[what] for what in ("tokens_in", "tokens_out", "seconds", "gpu_seconds")})
+        if computed:
+            spent.add(shards_computed=1, run_seconds=record["seconds"])
+        else:
+            spent.add(shards_reused=1)
+    writer.gpus = notes.gpus
+    writer.spent(None).add(bytes_written=notes.bytes_written)
+
+
+def _warn(writer: Writer, counts: Iterable[dataset.Count], notes: Notes, *, most: float) -> None:
+    """Say what was not run, and why. Raises: RuntimeError if EuroEval failed on more data sets than `most`."""
     for count in counts:
         for reason, number in count.dropped.items():
             writer.warn(f"{count.language}: {number} {count.unit} not run: {reason}")
     for benchmark, message in notes.failed.items():
         writer.warn(f"{benchmark}: EuroEval failed: {message}")
-    if len(notes.failed) > config.max_failed * len(chosen):
+    if len(notes.failed) > most:
         raise RuntimeError(
-            f"EuroEval: found {len(notes.failed)} of {len(chosen)} data sets failed; expected at most a share of "
-            f"{config.max_failed}: {dict(notes.failed)}"
+            f"EuroEval: found {len(notes.failed)} data sets failed; expected at most {most:g}: {dict(notes.failed)}"
         )
-    writer.add(rows)
-    manifest = writer.finish(
-        counts,
-        models={"policy": identity},
-        metrics={
-            "euroeval": notes.euroeval,
-            "chat_template_sha256": notes.chat_template_sha256,
-            "generative_type": sorted({str(record.generative_type) for record in records.values()}),
-            "seconds": notes.seconds,
-            "local_data_sha256": data,
-        },
-    )
-    results.unlink()
-    return manifest

@@ -16,12 +16,14 @@ import io
 import re
 import string
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from croco import languages
+from croco.dataset import sha256_file
 from croco.sources import read_json
+from croco.writer import key_of
 
 PAPER: Mapping[str, tuple[str, ...]] = {
     code: tuple(names.split())
@@ -71,6 +73,11 @@ class LocalDataset:
     """Solved examples before the question (EuroEval's few-shot), drawn from train.csv."""
     files: Mapping[str, Path]
     """Split -> CSV file."""
+
+    @property
+    def sha256(self) -> str:
+        """Of what is declared and of the files' contents, wherever they lie."""
+        return key_of({**asdict(self), "files": {split: sha256_file(path) for split, path in self.files.items()}})
 
 
 def read_local(folder: Path) -> list[LocalDataset]:

@@ -1,13 +1,17 @@
-"""Benchmark records: what EuroEval wrote of a model on a data set, in the form of its version 16 or 17."""
+"""Benchmark records: what EuroEval wrote of a model on a data set, in the form of its version 16 or 17, and what of it
+the store has.
+"""
 
 import json
 import math
-import os
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from croco.store import Store
 
 
 @dataclass(frozen=True)
@@ -90,30 +94,39 @@ def _scores(raw: Sequence[Mapping[str, Any]], total: Mapping[str, float]) -> lis
     return scores
 
 
-def drop_partial(path: Path) -> None:
-    """Cut the last line off a results file where it is no JSON: EuroEval was killed while it wrote it.
-
-    EuroEval reads the file when it goes on, and 16 stops at such a line. Its data set is evaluated again.
-    """
-    content = path.read_bytes().rstrip() if path.is_file() else b""
-    start = content.rfind(b"\n") + 1
-    try:
-        json.loads(content[start:] or b"{}")
-    except ValueError:  # no JSON, or cut within a character
-        os.truncate(path, start)
-
-
-def read_records(path: Path, model: str) -> dict[str, Record]:
-    """Data set -> record of `model` in a results file, which EuroEval 16 starts with an empty line."""
-    records = {}
+def read_lines(path: Path) -> dict[str, str]:
+    """Data set -> its line in a results file, which EuroEval 16 starts with an empty one. Raises: as `parse_line`."""
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return {parse_line(line, f"{path}:{number}").benchmark: line for number, line in numbered}
+
+
+def parse_line(line: str, where: str) -> Record:
+    """The record in a line of EuroEval's results. Raises: ValueError that starts with `where` for what is none."""
+    try:
+        return parse_record(json.loads(line))
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: found {error!r}; expected a record of EuroEval 16 or 17") from error
+
+
+def find(store: Store, places: Mapping[str, str], model: str) -> dict[str, dict[str, Any]]:
+    """Data set -> what the store has at its place: EuroEval's `line` of the model, and what it took.
+
+    One that is damaged, or of something else, is not taken, with a warning.
+    """
+    found = {}
+    for name, place in places.items():
         try:
-            record = parse_record(json.loads(line))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}:{number}: found {error!r}; expected a record of EuroEval 16 or 17") from error
-        if record.model == model:
-            records[record.benchmark] = record
-    return records
+            if (stored := store.read(place)) is None:
+                continue
+            record = parse_line(stored["line"], f"{store.location}/{place}")
+            if (record.benchmark, record.model) != (name, model):
+                raise ValueError(
+                    f"{store.location}/{place}: found {record.model} on {record.benchmark}; expected {model} on {name}"
+                )
+        except ValueError as error:
+            warnings.warn(f"benchmark: a stored record is of no use ({error}); it is made again", stacklevel=3)
+            continue
+        store.touch(place)
+        found[name] = stored
+    return found

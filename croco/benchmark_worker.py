@@ -1,33 +1,42 @@
 """Benchmark worker: runs EuroEval in a process of its own, for `croco.benchmark`.
 
 EuroEval changes the process it is imported into (environment, warnings, logging) and needs a few of its and its
-libraries' names replaced; here that ends with the process. It writes its records to the job's `results` and appends to
-them after every data set, so that a run that was cut short goes on where it stopped.
+libraries' names replaced; here that ends with the process. It appends the record of each data set to a file when it has
+evaluated it; from there the record goes to the store at once, so that a run that is cut short loses one data set's work
+at most.
 """
 
 import dataclasses
 import functools
 import json
+import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from croco import chat, engine
 from croco.benchmark_datasets import LocalDataset, read_local
+from croco.benchmark_records import parse_line, read_lines
+from croco.store import Store, open_store
+
+JOB, RESULTS, NOTES = "job.json", "results.jsonl", "notes.json"
+"""Files in the worker's folder: what it is asked, what EuroEval appends its records to, what it answers last."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What the worker is asked to do."""
 
+    owner: int
+    """Process that wants it; without it the worker stops before the next data set."""
     model: str
     """Folder of the model, relative to the working directory; EuroEval records it as the model's name."""
-    names: Sequence[str]
-    """Data sets, of the folder or EuroEval's own."""
+    records: Mapping[str, str]
+    """Data set, of the folder or EuroEval's own, to evaluate -> name of its record in the store."""
     datasets: str | None
     """Folder of local data sets."""
     offline: bool
@@ -35,94 +44,155 @@ class Job:
     iterations: int
     test_split: bool
     few_shot: bool
-    cache: str
-    """Folder for EuroEval's downloads."""
-    results: str
-    """File that EuroEval appends its records to."""
-    notes: str
-    """File for a `Notes`, written last."""
+    cache: str | None
+    """Folder for EuroEval's downloads, else one in the working directory."""
+    store: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
-    """What EuroEval's records do not say."""
+    """What the records in the store do not say."""
 
-    euroeval: str
-    """EuroEval's version."""
-    chat_template_sha256: str
-    unknown: Sequence[str]
+    unknown: Sequence[str] = ()
     """Data sets this EuroEval does not have."""
-    failed: dict[str, str]
+    failed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Data set -> why it could not be evaluated."""
-    seconds: dict[str, float]
-    """Data set -> seconds it took; only those evaluated now."""
+    gpus: int = 0
+    bytes_written: int = 0
+    """To the store."""
+
+
+@dataclasses.dataclass
+class Meter:
+    """Tokens that EuroEval's engine has read and written."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Keeper:
+    """Puts the records that EuroEval has appended to its results into the store, with what their data sets took."""
+
+    def __init__(self, job: Job, store: Store, about: Mapping[str, Any]) -> None:
+        """`about`: what every record says besides."""
+        self.job, self.store, self.about = job, store, about
+        self.spent: dict[str, dict[str, float]] = {}
+        """Data set -> tokens, seconds and GPU-seconds, of each that was evaluated."""
+        self.kept: set[str] = set()
+
+    def keep(self) -> None:
+        """Put what is new. Raises: ValueError for a record of another model."""
+        for name, line in read_lines(Path(RESULTS)).items():
+            if name in self.kept:
+                continue
+            if (found := parse_line(line, name).model) != self.job.model:
+                raise ValueError(f"EuroEval: found a record of {found}; expected one of {self.job.model}")
+            self.store.write(self.job.records[name], {"line": line, **self.about, **self.spent[name]})
+            self.kept.add(name)
 
 
 def run(job: Job) -> Notes:
-    """Evaluate the model on every data set of the job."""
-    tokenizer = chat.load_tokenizer(job.model)
+    """Evaluate the model on every data set of the job, in the working directory.
+
+    Raises: RuntimeError if EuroEval cannot load the model; ValueError for a local data set named as one of EuroEval's.
+    """
+    template = chat.template_sha256(chat.load_tokenizer(job.model))
     local = {data.name: data for data in read_local(Path(job.datasets))} if job.datasets else {}
     settings = {**engine.settings(engine.context(job.model)), "dtype": engine.dtype()}
-    import euroeval
+    import torch
     from euroeval import Benchmarker, DatasetConfig, dataset_configs
 
-    _adapt(settings, offline=job.offline)
+    meter, kinds = _adapt(settings, offline=job.offline)
     known = {config.name: config for config in vars(dataset_configs).values() if isinstance(config, DatasetConfig)}
     if both := sorted(known.keys() & local.keys()):
         raise ValueError(f"{job.datasets}: found data sets named {both}, as EuroEval's own; expected other names")
     known |= {name: _config(data) for name, data in local.items()}
+    asked = {name: known[name] for name in job.records if name in known}
+    gpus = torch.cuda.device_count()
+    keeper = Keeper(job, open_store(job.store), {"chat_template_sha256": template})
     failed: dict[str, str] = {}
-    seconds: dict[str, float] = {}
 
-    class Timed(Benchmarker):
+    class Resumable(Benchmarker):
         def _benchmark_single(self, *args: Any, dataset_config: Any, **kwargs: Any) -> Any:
-            start = time.monotonic()
+            keeper.keep()  # the one before: EuroEval appended its record after this method returned
+            os.kill(job.owner, 0)  # raises once the stage was killed: its next run may do the same already
+            began, before = time.monotonic(), dataclasses.replace(meter)
             outcome = super()._benchmark_single(*args, dataset_config=dataset_config, **kwargs)
-            seconds[dataset_config.name] = round(time.monotonic() - start, 2)
+            seconds = time.monotonic() - began
+            keeper.spent[dataset_config.name] = {
+                "tokens_in": meter.tokens_in - before.tokens_in,
+                "tokens_out": meter.tokens_out - before.tokens_out,
+                "seconds": seconds,
+                "gpu_seconds": seconds * gpus,
+            }
             if isinstance(outcome, Exception):
                 failed[dataset_config.name] = str(outcome)
             return outcome
 
-    # A tuple: EuroEval 17 looks every member of a list up on the hub, its own data sets excepted.
-    datasets = tuple(known[name] for name in job.names if name in known)
-    benchmarker = Timed(
-        dataset=datasets,
-        cache_dir=job.cache,
+    benchmarker = Resumable(
+        # A tuple: EuroEval 17 looks every member of a list up on the hub, its own data sets excepted.
+        dataset=tuple(asked.values()),
+        cache_dir=job.cache or str(Path("euroeval").resolve()),
         num_iterations=job.iterations,
         evaluate_test_split=job.test_split,
         few_shot=job.few_shot,
         trust_remote_code=False,
         custom_datasets_file="none",
     )
-    benchmarker.results_path = Path(job.results)
-    if datasets and not benchmarker.benchmark(job.model) and not failed:
-        raise RuntimeError(f"EuroEval: found no result for {job.names}; expected some; its messages are above")
+    benchmarker.results_path = Path(RESULTS)
+    if asked:
+        benchmarker.benchmark(job.model)
+        keeper.keep()
+        if not kinds:
+            raise RuntimeError("EuroEval: found a model that it does not load; expected one; its messages are above")
+    for name in asked.keys() - keeper.spent.keys():
+        if kinds & {*asked[name].allowed_generative_types}:
+            failed[name] = "not reached: EuroEval gave the model up at an earlier data set"
     return Notes(
-        euroeval=euroeval.__version__,
-        chat_template_sha256=chat.template_sha256(tokenizer),
-        unknown=[name for name in job.names if name not in known],
+        unknown=[name for name in job.records if name not in known],
         failed=failed,
-        seconds=seconds,
+        gpus=gpus,
+        bytes_written=keeper.store.bytes_written,
     )
 
 
-def _adapt(settings: dict[str, Any], *, offline: bool) -> None:
+def _adapt(settings: dict[str, Any], *, offline: bool) -> tuple[Meter, set[Any]]:
     """Replace, in this process, what keeps EuroEval from running our way.
 
-    - The engine starts with the settings of every other stage: base and tuned in the same number format.
+    - The engine starts with the settings of every other stage: base and tuned in the same number format. It counts its
+      tokens.
     - transformers 5 returns a mapping where EuroEval 16 expects a list of token ids.
     - EuroEval 16 insists on a CUDA compiler, on machines without CUDA too.
     - EuroEval asks a host on the internet whether there is one; offline it should not wait for an answer.
+
+    Returns: the engine's meter, and the generative type of the model, once it is loaded.
     """
     import torch
+    from euroeval import benchmarker
     from euroeval.benchmark_modules import vllm
     from transformers import PreTrainedTokenizerBase
+
+    meter, kinds = Meter(), set()
 
     class Engine(vllm.LLM):
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(**{**kwargs, **settings})
 
+        def generate(self, *args: Any, **kwargs: Any) -> Any:
+            outputs = super().generate(*args, **kwargs)
+            meter.tokens_in += sum(len(request.prompt_token_ids or ()) for request in outputs)
+            meter.tokens_out += sum(len(answer.token_ids) for request in outputs for answer in request.outputs)
+            return outputs
+
     vllm.LLM = Engine
+    load: Any = benchmarker.load_model
+
+    def load_model(*args: Any, **kwargs: Any) -> Any:
+        model = load(*args, **kwargs)
+        kinds.add(model.generative_type)
+        return model
+
+    benchmarker.load_model = load_model
     render: Any = PreTrainedTokenizerBase.apply_chat_template
 
     def render_to_list(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -136,6 +206,7 @@ def _adapt(settings: dict[str, Any], *, offline: bool) -> None:
         for name, module in list(sys.modules.items()):
             if name.startswith("euroeval.") and hasattr(module, "internet_connection_available"):
                 module.internet_connection_available = lambda: False  # type: ignore[attr-defined]
+    return meter, kinds
 
 
 def _config(local: LocalDataset) -> Any:
@@ -176,11 +247,11 @@ def _config(local: LocalDataset) -> Any:
     )
 
 
-def main(path: Path) -> None:
-    """Read a job, run it, write its notes."""
-    job = Job(**json.loads(path.read_text(encoding="utf-8")))
-    Path(job.notes).write_text(json.dumps(dataclasses.asdict(run(job)), indent=1), encoding="utf-8")
+def main() -> None:
+    """Read the job in the working directory, do it, and write the notes."""
+    job = Job(**json.loads(Path(JOB).read_text(encoding="utf-8")))
+    Path(NOTES).write_text(json.dumps(dataclasses.asdict(run(job)), indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -63,15 +63,18 @@ def conversation_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -
     return _render(tokenizer, [*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False)
 
 
-def completion_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]] | None:
-    """(prompt ids, completion ids) of a training row; the completion ends with the template's end of turn.
+def completion_ids(tokenizer: Any, messages: Sequence[Message], *answers: str) -> tuple[list[int], ...] | None:
+    """(prompt ids, completion ids of each answer) of a training row; completions end with the template's end of turn.
 
-    None if the prompt's ids are no prefix of the whole conversation's (TRL #5213, #6105): the model would be trained on
+    None if the prompt's ids are no prefix of a whole conversation's (TRL #5213, #6105): the model would be trained on
     other tokens than it is asked with. The template may rewrite what was answered, or the answer's first characters
     merge with the prompt's last token.
     """
-    prompt, whole = prompt_ids(tokenizer, messages), conversation_ids(tokenizer, messages, answer)
-    return (prompt, whole[len(prompt) :]) if whole[: len(prompt)] == prompt else None
+    prompt = prompt_ids(tokenizer, messages)
+    whole = [conversation_ids(tokenizer, messages, answer) for answer in answers]
+    if any(ids[: len(prompt)] != prompt for ids in whole):
+        return None
+    return prompt, *(ids[len(prompt) :] for ids in whole)
 
 
 def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool, **template: Any) -> list[int]:

@@ -10,8 +10,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import shutil
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +24,6 @@ import croco
 from croco import rows
 
 MANIFEST = "manifest.json"
-UNFINISHED = "unfinished.json"
-"""Stands in for the manifest while a stage writes, and says which stage: another never removes its files."""
 LIBRARIES = (
     "croco",
     "pyarrow",
@@ -83,6 +79,13 @@ class Tally:
         if number:
             self.dropped.setdefault(language, Counter())[reason] += number
 
+    def add(self, count: Count) -> None:
+        """Count what another run, or a part of this one, counted."""
+        self.take(count.language, count.rows_in)
+        self.keep(count.language, count.rows_out)
+        for reason, number in count.dropped.items():
+            self.drop(count.language, reason, number)
+
     def counts(self) -> list[Count]:
         """One `Count` a language, in order. Raises: ValueError where rows are unaccounted for."""
         languages = sorted({*self.taken, *self.kept, *self.dropped}, key=str)
@@ -96,6 +99,34 @@ class Tally:
             )
             for language in languages
         ]
+
+
+@dataclass
+class Spent:
+    """What the rows of one language took; `language` None is for what cannot be put down to one: the engine's start,
+    reading inputs, putting results away. A stage's total is the sum over its languages.
+    """
+
+    language: str | None
+    tokens_in: int | None = None
+    """Tokens the model read, of each distinct prompt once; None where that is not known. As `tokens_out`, `seconds`
+    and `gpu_seconds`, it says what the rows took to make, in whichever run that was."""
+    tokens_out: int | None = None
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    run_seconds: float = 0.0
+    """As the following, of this run alone."""
+    bytes_read: int = 0
+    """Of input datasets, and fetched from the store."""
+    bytes_written: int = 0
+    """Of the output, and put into the store."""
+    shards_computed: int = 0
+    shards_reused: int = 0
+
+    def add(self, **amounts: float | None) -> None:
+        for name, amount in amounts.items():
+            if amount is not None:
+                setattr(self, name, (getattr(self, name) or 0) + amount)
 
 
 @dataclass(frozen=True)
@@ -117,6 +148,7 @@ class Manifest:
     metrics: Mapping[str, Any]
     warnings: Sequence[str]
     libraries: Mapping[str, str]
+    ledger: Sequence[Spent] = ()
 
     @property
     def digest(self) -> str:
@@ -152,7 +184,7 @@ def load_manifest(directory: Path, contract: str | None = None) -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         stored = content.pop("digest")
-        manifest = Manifest(**{**content, "counts": [Count(**count) for count in content["counts"]]})
+        manifest = parse(content)
         digest = manifest.digest
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: found {error!r}; expected a manifest") from error
@@ -167,6 +199,12 @@ def load_manifest(directory: Path, contract: str | None = None) -> Manifest:
     if contract and manifest.contract != contract:
         raise ValueError(f"{path}: found a dataset of {manifest.contract}; expected {what}")
     return manifest
+
+
+def parse(content: Mapping[str, Any]) -> Manifest:
+    """The manifest that `dataclasses.asdict` made `content` of, through JSON or not."""
+    counts, ledger = [Count(**count) for count in content["counts"]], [Spent(**row) for row in content["ledger"]]
+    return Manifest(**{**content, "counts": counts, "ledger": ledger})
 
 
 _verified: dict[Path, tuple[int, int, str]] = {}
@@ -224,141 +262,6 @@ def unique(table: pa.Table, contract: str, name: str = "") -> pa.Table:
         number = twice.pop("count_all")
         raise ValueError(f"{name or contract}: found {number} rows with {twice}; expected each {key} once")
     return table
-
-
-class Writer:
-    """Writes one dataset: `add` rows, a file a call; `finish` once, which checks the conservation law.
-
-    writer = Writer(out, "pairs", stage="pair", version=1, config=config, inputs=[prompts, samples, scores])
-    writer.add(table)
-    manifest = writer.finish(tally.counts())
-    """
-
-    def __init__(
-        self,
-        out: Path,
-        contract: str | None,
-        *,
-        stage: str,
-        version: int,
-        config: Any,
-        inputs: Iterable[Path] = (),
-        existing: bool = False,
-    ) -> None:
-        """`existing`: `out` holds the files to attach already, and keeps them."""
-        self.out, self.contract, self.stage, self.version, self.config = Path(out), contract, stage, version, config
-        inputs = [Path(directory) for directory in inputs]
-        self.inputs = [self._input(directory) for directory in inputs]
-        if not existing:
-            self._claim(inputs)
-        self.files: list[dict[str, Any]] = []
-        self.warnings: list[str] = []
-
-    def _claim(self, inputs: Sequence[Path]) -> None:
-        """Empty `out` of what an earlier run of this stage finished, or started to write as parts.
-
-        Raises: ValueError if `out` is an input, or holds anything that this stage did not write.
-        """
-        if any(self.out.resolve() == directory.resolve() for directory in inputs):
-            raise ValueError(f"{self.out}: found the output to be an input too; expected another directory")
-        finished, unfinished = self.out / MANIFEST, self.out / UNFINISHED
-        if finished.exists():
-            if (found := load_manifest(self.out).stage) != self.stage:
-                raise ValueError(
-                    f"{self.out}: found the output of {found}; expected a new directory, or one of {self.stage}"
-                )
-            shutil.rmtree(self.out)
-        elif unfinished.exists():
-            if (found := json.loads(unfinished.read_text(encoding="utf-8"))["stage"]) != self.stage:
-                raise ValueError(
-                    f"{self.out}: found {found} unfinished; expected a new directory, or one of {self.stage}"
-                )
-            for stale in self.out.glob("part-*.parquet"):
-                stale.unlink()
-        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise ValueError(f"{self.out}: found what no stage wrote; expected a new or empty directory")
-        self.out.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps({"stage": self.stage}) + "\n", encoding="utf-8")
-
-    @staticmethod
-    def _input(directory: Path) -> dict[str, Any]:
-        manifest = load_manifest(directory)
-        return {"stage": manifest.stage, "contract": manifest.contract, "digest": manifest.digest}
-
-    def warn(self, message: str) -> None:
-        """Say `message` now and keep it in the manifest, so that the report can say it again."""
-        warnings.warn(message, stacklevel=3)
-        self.warnings.append(message)
-
-    def add(self, table: pa.Table | Sequence[Mapping[str, object]]) -> None:
-        """Write rows as the next part. Raises: ValueError if they do not conform to the contract."""
-        assert self.contract, "this output has no contract: use attach"
-        table = rows.conform(table, self.contract)
-        path = self.out / f"part-{len(self.files):05d}.parquet"
-        pq.write_table(table, path, compression="zstd")
-        self._list(path, len(table))
-
-    def attach(self, path: Path) -> None:
-        """List a file or every file of a folder below `out` that is not a part (a model, a plot)."""
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file() and file.name not in (MANIFEST, UNFINISHED):
-                self._list(file, None)
-
-    def _list(self, path: Path, number: int | None) -> None:
-        self.files.append(
-            {
-                "path": path.relative_to(self.out).as_posix(),
-                "bytes": path.stat().st_size,
-                "sha256": sha256_file(path),
-                "rows": number,
-            }
-        )
-
-    def finish(
-        self,
-        counts: Sequence[Count],
-        *,
-        models: Mapping[str, Mapping[str, Any]] | None = None,
-        metrics: Mapping[str, Any] | None = None,
-    ) -> Manifest:
-        """Write the manifest, last and whole. The first count's unit is what a row of this dataset is.
-
-        Raises: ValueError if the counts of that unit are not the rows written, or the dataset has no row.
-        """
-        manifest = Manifest(
-            self.stage,
-            self.version,
-            self.contract,
-            self.files,
-            _plain(self.config),
-            self.inputs,
-            models or {},
-            list(counts),
-            metrics or {},
-            self.warnings,
-            library_versions(),
-        )
-        if self.contract:
-            unit = counts[0].unit if counts else self.contract
-            counted = sum(count.rows_out for count in counts if count.unit == unit)
-            if counted != manifest.rows:
-                raise ValueError(f"{self.stage}: found {counted} {unit} counted; expected the {manifest.rows} written")
-            if not manifest.rows:
-                dropped = sum((Counter(c.dropped) for c in counts if c.unit == unit), Counter[str]())
-                raise ValueError(
-                    f"{self.stage}: found no {unit} to write; expected at least one; "
-                    f"dropped: {dict(dropped) or 'none, the input is empty'}"
-                )
-        partial = self.out / f"{MANIFEST}.partial"
-        partial.write_text(manifest.to_json() + "\n", encoding="utf-8")
-        partial.replace(self.out / MANIFEST)
-        (self.out / UNFINISHED).unlink(missing_ok=True)
-        return manifest
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
-    return json.loads(json.dumps(values, default=str))
 
 
 def library_versions() -> dict[str, str]:

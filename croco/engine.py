@@ -7,7 +7,6 @@ module imports nothing heavy.
 import dataclasses
 import functools
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,50 +49,50 @@ Classify = Callable[[Sequence[list[int]]], list[float]]
 
 
 class Generator:
-    """A loaded language model; a `Generate` that counts its tokens and seconds."""
+    """A loaded language model; a `Generate` that counts its tokens."""
 
-    def __init__(self, llm: Any, tokenizer: Any) -> None:
-        self.llm, self.tokenizer = llm, tokenizer
+    def __init__(self, llm: Any, tokenizer: Any, gpus: int = 0) -> None:
+        """`gpus`: how many it occupies; 0 on a CPU."""
+        self.llm, self.tokenizer, self.gpus = llm, tokenizer, gpus
         self.max_model_len: int = llm.model_config.max_model_len
-        self.prompt_tokens, self.generated_tokens, self.seconds = 0, 0, 0.0
+        self.tokens_in, self.tokens_out = 0, 0
 
     def __call__(self, prompts: Sequence[list[int]], sampling: Sequence[Sampling]) -> list[list[Completion]]:
         from vllm import SamplingParams
 
-        began = time.monotonic()
         outputs = self.llm.generate(
             [{"prompt_token_ids": ids} for ids in prompts],
             [SamplingParams(**dataclasses.asdict(s)) for s in sampling],
             use_tqdm=_progress(),
         )
         completions = [[_completion(output) for output in request.outputs] for request in outputs]
-        self.seconds += time.monotonic() - began
-        self.prompt_tokens += sum(map(len, prompts))
-        self.generated_tokens += sum(len(answer.token_ids) for answers in completions for answer in answers)
+        self.tokens_in += sum(map(len, prompts))
+        self.tokens_out += sum(len(answer.token_ids) for answers in completions for answer in answers)
         return completions
 
 
 class Classifier:
-    """A loaded reward model (sequence classification, one label); a `Classify` that counts its tokens and seconds."""
+    """A loaded reward model (sequence classification, one label); a `Classify` that counts its tokens."""
 
-    def __init__(self, llm: Any, tokenizer: Any) -> None:
-        self.llm, self.tokenizer = llm, tokenizer
+    tokens_out = 0
+
+    def __init__(self, llm: Any, tokenizer: Any, gpus: int = 0) -> None:
+        """`gpus`: how many it occupies; 0 on a CPU."""
+        self.llm, self.tokenizer, self.gpus = llm, tokenizer, gpus
         self.max_model_len: int = llm.model_config.max_model_len
-        self.tokens, self.seconds = 0, 0.0
+        self.tokens_in = 0
 
     def __call__(self, conversations: Sequence[list[int]]) -> list[float]:
         if not conversations:
             return []  # vLLM refuses an empty list
         from vllm import PoolingParams
 
-        began = time.monotonic()
         outputs = self.llm.classify(
             [{"prompt_token_ids": ids} for ids in conversations],
             pooling_params=PoolingParams(use_activation=False),  # the default squashes rewards through a sigmoid
             use_tqdm=_progress(),
         )
-        self.seconds += time.monotonic() - began
-        self.tokens += sum(map(len, conversations))
+        self.tokens_in += sum(map(len, conversations))
         return [float(output.outputs.probs[0]) for output in outputs]
 
 
@@ -115,7 +114,7 @@ def load_generator(
 ) -> Generator:
     """The language model of a local folder or hub id; `gpus` > 1 splits it over that many (tensor parallel)."""
     tokenizer = chat.load_tokenizer(model, revision)
-    return Generator(_llm(model, revision, max_model_len=max_model_len, gpus=gpus), tokenizer)
+    return Generator(_llm(model, revision, max_model_len=max_model_len, gpus=gpus), tokenizer, gpus * on_gpus())
 
 
 def load_classifier(
@@ -124,7 +123,8 @@ def load_classifier(
     """The reward model of a local folder or hub id. Raises: ValueError if it is not one (see `_check_reward`)."""
     _check_reward(model, revision)
     tokenizer = chat.load_tokenizer(model, revision)
-    return Classifier(_llm(model, revision, max_model_len=max_model_len, gpus=gpus, runner="pooling"), tokenizer)
+    llm = _llm(model, revision, max_model_len=max_model_len, gpus=gpus, runner="pooling")
+    return Classifier(llm, tokenizer, gpus * on_gpus())
 
 
 def plain_rewards(model: str, revision: str | None, conversations: Sequence[list[int]]) -> list[float]:
@@ -157,11 +157,16 @@ def context(model: str, revision: str | None = None) -> int:
     return int(_config(model, revision).get_text_config().max_position_embeddings)
 
 
-def dtype() -> Literal["bfloat16", "float32"]:
-    """What weights are computed in: bfloat16 on a GPU; on a CPU float32, the same text whatever the batch."""
+def on_gpus() -> bool:
+    """Whether engines run on GPUs."""
     import torch
 
-    return "bfloat16" if torch.cuda.is_available() else "float32"
+    return bool(torch.cuda.is_available())
+
+
+def dtype() -> Literal["bfloat16", "float32"]:
+    """What weights are computed in: bfloat16 on a GPU; on a CPU float32, the same text whatever the batch."""
+    return "bfloat16" if on_gpus() else "float32"
 
 
 def _config(model: str, revision: str | None) -> Any:

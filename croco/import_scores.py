@@ -16,6 +16,7 @@ from typing import Any
 
 from croco import dataset, languages, rows
 from croco.sources import read_json
+from croco.writer import Writer
 
 VERSION = 1
 FAILED = -999.0
@@ -41,7 +42,12 @@ class ImportConfig:
 
 
 def run(
-    *, original: list[str], scored: list[str], out: Path, config: ImportConfig = ImportConfig()
+    *,
+    original: list[str],
+    scored: list[str],
+    out: Path,
+    store: str | None = None,
+    config: ImportConfig = ImportConfig(),
 ) -> dataset.Manifest:
     """Write out/prompts, out/samples and out/scores.
 
@@ -49,10 +55,18 @@ def run(
         original: LANG=FILE of the prompts, parallel by line.
         scored: LANG=FILE of the scored answers.
         out: Directory to write the three datasets to.
+        store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
     originals, answers = _files("--original", original), _files("--scored", scored)
     if missing := sorted(set(answers) - set(originals)):
         raise ValueError(f"--scored: found languages {missing} without an --original; expected one for each")
+    files = [{code: dataset.sha256_file(path) for code, path in side.items()} for side in (originals, answers)]
+    writers = {
+        name: Writer(out / name, name, stage="import-scores", version=VERSION, config=config, also=files, store=store)
+        for name in ("prompts", "samples", "scores")
+    }
+    if all(writer.done for writer in writers.values()):
+        return dataset.load_manifest(out / "scores")
     prompts = read_originals(originals, config)
     found = [row for code, path in answers.items() for row in read_scored(path, code, by_text(prompts[code]))]
     samples, scores, counts = account(found)
@@ -60,10 +74,12 @@ def run(
     for code, table in prompts.items():
         imported.take(code, len(table))
         imported.keep(code, len(table))
-    _writer(out, "prompts", [row for table in prompts.values() for row in table], config).finish(imported.counts())
-    _writer(out, "samples", [_sample(row, config) for row in samples], config).finish(counts["answers"])
-    key = ("prompt_id", "language", "sample_index", "reward")
-    writer = _writer(out, "scores", [{name: row[name] for name in key} for row in scores], config)
+    writers["prompts"].add([row for table in prompts.values() for row in table])
+    writers["prompts"].finish(imported.counts())
+    writers["samples"].add([_sample(row, config) for row in samples])
+    writers["samples"].finish(counts["answers"])
+    key, writer = ("prompt_id", "language", "sample_index", "reward"), writers["scores"]
+    writer.add([{name: row[name] for name in key} for row in scores])
     if unread := Counter(row["language"] for row in scores if row["reward"] == UNREAD):
         writer.warn(
             f"rewards: found {dict(unread)} of exactly {UNREAD}, which the released code also writes where it could "
@@ -73,29 +89,24 @@ def run(
 
 
 def _files(flag: str, values: list[str]) -> dict[str, Path]:
-    """LANG=FILE values as language -> file."""
+    """LANG=FILE values as language -> file, which is there."""
     pairs = [value.partition("=") for value in values]
     if wrong := [value for value, (_, _, path) in zip(values, pairs, strict=True) if not path]:
         raise ValueError(f"{flag}: found {wrong}; expected LANG=FILE")
     languages.check(code for code, _, _ in pairs)
-    return {code: Path(path) for code, _, path in pairs}
-
-
-def _writer(out: Path, contract: str, table: Sequence[Mapping[str, Any]], config: ImportConfig) -> dataset.Writer:
-    writer = dataset.Writer(out / contract, contract, stage="import-scores", version=VERSION, config=config)
-    writer.add(table)
-    return writer
+    files = {code: Path(path) for code, _, path in pairs}
+    if missing := [path for path in files.values() if not path.is_file()]:
+        raise FileNotFoundError(f"{missing[0]}: found no file; expected one JSON object with `messages` a line")
+    return files
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(file:line, object) of each line that is not blank.
 
-    Raises: FileNotFoundError; ValueError for a line that is not a JSON object with messages, or if there is none.
+    Raises: ValueError for a line that is not a JSON object with messages, or if there is none.
     """
     from tqdm import tqdm
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: found no file; expected one JSON object with `messages` a line")
     place = ""
     for place, row in tqdm(read_json(path), desc=f"import-scores: {path.name}", unit=" lines", mininterval=1):
         turns = row.get("messages") if isinstance(row, dict) else None

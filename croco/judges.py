@@ -7,7 +7,7 @@ is never guessed from a model's path: a judge that thinks where another did not 
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from croco import languages
@@ -90,6 +90,14 @@ FORMATS: Mapping[str, Format] = {
     "toy": Format(toy_prompt, Sampling(temperature=0.0, max_tokens=16), None),
 }
 THINKING = "enable_thinking"
+
+
+def about(name: str, language: str) -> dict[str, Any]:
+    """All that format `name` does to a verdict in one language: what changes here makes earlier verdicts another's."""
+    form = FORMATS[name]
+    prompt = form.prompt("{request}", language, "{a}", "{b}")
+    decided = {"sampling": asdict(form.sampling), "max_model_len": form.max_model_len, "template": dict(form.template)}
+    return {"format": name, "prompt": prompt, **decided}
 
 
 def check_template(tokenizer: Any, name: str) -> None:

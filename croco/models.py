@@ -10,22 +10,57 @@ from typing import Any
 
 from croco import dataset
 
+LOCAL = "sha256:"
+"""How a revision starts that is the content of a local file or folder."""
+
+
+def is_local(name: str) -> bool:
+    """Whether a name is a path, there or not, and no hub id."""
+    path = Path(name)
+    return path.exists() or path.suffix in (".jsonl", ".json", ".parquet") or name.startswith((".", "/"))
+
 
 def identity(model: str, revision: str | None = None) -> dict[str, Any]:
     """What a manifest says of a model, so that results of other weights cannot pass for this one's.
 
     A local folder is identified by the sha256 over its files' names and contents, a hub id by its revision (a commit
     id, resolved through the hub where a branch or tag was given). Raises: FileNotFoundError for a path without
-    a config.json.
+    a config.json; ValueError as `check_local`.
     """
     path = Path(model)
-    if path.is_dir() or model.startswith((".", "/")):
+    if is_local(model):
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path / 'config.json'}: found no file; expected a model folder or a hub id")
-        files = sorted(file for file in path.iterdir() if file.is_file())
-        content = json.dumps([(file.name, dataset.sha256_file(file)) for file in files])
-        return {"id": path.name, "sha256": hashlib.sha256(content.encode()).hexdigest()}
+        return {"id": path.name, "sha256": check_local(path, revision)}
     return {"id": model, "revision": resolve(model, revision)}
+
+
+def check_local(path: Path, revision: str | None) -> str:
+    """sha256 of a local file, or over the names and contents of all files of a folder but hidden ones.
+
+    Raises: ValueError if `revision` is `sha256:<hex>` of other content; FileNotFoundError if there is nothing.
+    """
+    if path.is_dir():
+        names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
+        visible = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+        content = json.dumps([(name.as_posix(), dataset.sha256_file(path / name)) for name in visible])
+        digest = hashlib.sha256(content.encode()).hexdigest()
+    elif path.is_file():
+        digest = dataset.sha256_file(path)
+    else:
+        raise FileNotFoundError(f"{path}: found neither file nor folder; expected one, or a hub id")
+    if revision and revision.startswith(LOCAL) and revision != LOCAL + digest:
+        raise ValueError(f"{path}: found {LOCAL}{digest}; expected {revision}; it was changed since that was noted")
+    return digest
+
+
+def pin(name: str, revision: str | None = None, *, data: bool = False) -> str:
+    """The revision that names what `name` holds now and nothing else: a hub id's commit, or `sha256:<hex>` of a local
+    file or folder. Raises: as `resolve` and `check_local`.
+    """
+    if is_local(name):
+        return LOCAL + check_local(Path(name), revision)
+    return resolve(name, revision, data=data)
 
 
 def resolve(name: str, revision: str | None, *, data: bool = False) -> str:

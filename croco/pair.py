@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from croco import checks, dataset, rows
 from croco.candidates import INDEX_BITS, Answers, Index, count_pools, load, texts_of
+from croco.writer import Writer
 
 VERSION = 1
 SMALL_POOL = 16
@@ -137,6 +138,7 @@ def run(
     samples: list[Path],
     scores: list[Path],
     out: Path,
+    store: str | None = None,
     config: PairConfig = PairConfig(),
 ) -> dataset.Manifest:
     """Write the preference pairs of scored answers.
@@ -146,12 +148,15 @@ def run(
         samples: Datasets of answers.
         scores: Datasets of rewards.
         out: Directory to write.
+        store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
     for name, given in [("prompts", prompts), ("samples", samples), ("scores", scores)]:
         if not given:
             raise ValueError(f"--{name}: found no directory; expected one or more")
     inputs = [*prompts, *samples, *scores]
-    writer = dataset.Writer(out, "pairs", stage="pair", version=VERSION, config=config, inputs=inputs)
+    writer = Writer(out, "pairs", stage="pair", version=VERSION, config=config, inputs=inputs, store=store)
+    if writer.done:
+        return writer.done
     index, tally = Index(dataset.read(prompts, "prompts")), dataset.Tally("answers")
     answers, answered, unfit = load(index, samples, scores, tally)
     selection, scored, outcomes = select(answers, config)

@@ -32,6 +32,7 @@ from typing import Any
 
 from croco import dataset, languages, rows, sources
 from croco.sources import Records, Row
+from croco.writer import Writer
 
 VERSION = 1
 DOLCI = "allenai/Dolci-Instruct-SFT"
@@ -201,17 +202,23 @@ def _progress(records: Iterable[tuple[str, Row]], what: str) -> Iterable[tuple[s
     return tqdm(records, desc=f"prepare: {what}", unit=" rows", mininterval=1)
 
 
-def run(*, source: str = DOLCI, out: Path, config: PrepareConfig = PrepareConfig()) -> dataset.Manifest:
+def run(
+    *, source: str = DOLCI, out: Path, store: str | None = None, config: PrepareConfig = PrepareConfig()
+) -> dataset.Manifest:
     """English prompts of an instruction set.
 
     Args:
         source: hub data set id, or a local JSONL, JSON array or Parquet file, with `messages`.
         out: directory to write the prompts to.
+        store: where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
     revision = config.revision or (DOLCI_REVISION if source == DOLCI else None)
     records, identity = sources.open_source(source, revision, COLUMNS)
+    settings: dict[str, Any] = {"stage": "prepare", "version": VERSION, "config": config, "neutral": ["revision"]}
+    writer = Writer(out, "prompts", **settings, also=identity, store=store)
+    if writer.done:
+        return writer.done
     prompts, counts, domains = prepare(records, config)
-    writer = dataset.Writer(out, "prompts", stage="prepare", version=VERSION, config=config)
     if len(prompts) < config.count:
         writer.warn(f"prepare: found {len(prompts)} usable rows; expected {config.count}; all of them are kept")
     writer.add(prompts)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from croco import dataset
-from croco.page import charts, excerpts, findings, wording
+from croco.page import charts, excerpts, findings, ledger, wording
+from croco.writer import Writer
 
 VERSION = 1
 LARGE = 5_000_000
@@ -56,6 +57,7 @@ def run(
     answers_base: Path | None = None,
     answers_tuned: Path | None = None,
     verdicts: Path | None = None,
+    store: str | None = None,
     config: ReportConfig = ReportConfig(),
 ) -> dataset.Manifest:
     """Write report.html, report.md and report.json of whatever is given.
@@ -72,6 +74,7 @@ def run(
         answers_base: The base model's answers to the arena's questions.
         answers_tuned: The tuned model's.
         verdicts: The judge's verdicts on them.
+        store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
     inputs = findings.Inputs(
         prompts, samples, scores, pairs, training, benchmarks_base, benchmarks_tuned, answers_base, answers_tuned,
@@ -80,6 +83,9 @@ def run(
     directories = [directory for _, directory in inputs.named()]
     if not directories:
         raise ValueError("report: found no input; expected the output of at least one stage, as in --pairs DIR")
+    writer = Writer(out, None, stage="report", version=VERSION, config=config, inputs=directories, store=store)
+    if writer.done:
+        return writer.done
     numbers = findings.collect(inputs, bins=config.bins)
     numbers = {"title": wording.visible(config.title), "summary": wording.summarize(numbers), **numbers}
     choice = (config.samples_per_language, config.max_characters, config.seed)
@@ -88,7 +94,6 @@ def run(
         "pairs": excerpts.pairs(pairs, *choice) if pairs else [],
     }
     pages = render(numbers, texts, config)
-    writer = dataset.Writer(out, None, stage="report", version=VERSION, config=config, inputs=directories)
     if (size := len(pages["report.html"].encode())) > LARGE:
         writer.warn(f"report.html has {size / 1e6:.1f} MB; lower --samples-per-language or --max-characters")
     for name, page in pages.items():
@@ -132,6 +137,11 @@ def render(numbers: dict[str, Any], texts: dict[str, Any], config: ReportConfig)
         wording.short,
         wording.interval,
         wording.name,
+        wording.step,
+        ledger.took,
+        ledger.tokens,
+        ledger.duration,
+        ledger.size,
     )
     environment.filters |= {function.__name__: function for function in filters} | {"plain": markdown}
     environment.globals |= {"symbols": wording.SYMBOLS, "change": wording.CHANGE, "parity": wording.PARITY}

@@ -7,14 +7,16 @@ conversation goes to the model: system turn and history included (the reference 
 """
 
 import dataclasses
+import functools
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from croco import chat, checks, dataset, engine, languages, models, rows
+from croco.shards import Outcome, Shards, Share, split
+from croco.writer import Writer
 
 VERSION = 1
 DECODED = ("temperature", "top_p", "top_k", "max_tokens")
@@ -65,13 +67,14 @@ class SampleConfig:
     min_room: int = 256
     """Tokens that must be left in the context for an answer, at most max_tokens; a prompt that leaves fewer is dropped
     as `over_context` (ours)."""
-    prompts_per_part: int = 256
-    """Prompts answered, then written, at a time: bounds memory; 256 x 64 answers keep a GPU full (ours)."""
+    shard_prompts: int = 256
+    """Prompts of a language that are answered, then stored, at a time, on average: what a kill can cost; 256 x 64
+    answers keep a GPU full (ours)."""
     gpus: int = 1
     """GPUs the model is split over (reference code: 8; a 9B model in bf16 fits on one of 80 GB and is faster there)."""
 
     def __post_init__(self) -> None:
-        checks.one_or_more(self, "n", "max_tokens", "max_model_len", "min_room", "prompts_per_part", "gpus")
+        checks.one_or_more(self, "n", "max_tokens", "max_model_len", "min_room", "shard_prompts", "gpus")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: found {self.top_p}; expected above 0, at most 1")
         if self.top_k is not None and self.top_k < 0:
@@ -113,12 +116,12 @@ def reason_against(answer: engine.Completion, special: frozenset[int]) -> str | 
     Special tokens are not in an answer's text. At its ends that is right (end of turn, response marks); one inside
     means that the text is not what the model wrote: it would be scored, and trained on, as something else.
     """
-    inside = [place for place, token in enumerate(answer.token_ids) if token not in special]
-    if not answer.text.strip() or not inside:
+    ids = answer.token_ids
+    first = next((place for place, token in enumerate(ids) if token not in special), None)
+    if not answer.text.strip() or first is None:
         return "empty"
-    if any(token in special for token in answer.token_ids[inside[0] : inside[-1]]):
-        return "special_token_in_answer"
-    return None
+    last = next(place for place in reversed(range(len(ids))) if ids[place] not in special)
+    return None if special.isdisjoint(ids[first:last]) else "special_token_in_answer"
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
@@ -178,7 +181,14 @@ def sample(
 
 
 def run(
-    *, prompts: list[Path], model: str, revision: str | None = None, out: Path, config: SampleConfig = SampleConfig()
+    *,
+    prompts: list[Path],
+    model: str,
+    revision: str | None = None,
+    out: Path,
+    store: str | None = None,
+    share: Share = Share(),
+    config: SampleConfig = SampleConfig(),
 ) -> dataset.Manifest:
     """Answer every prompt n times with one start of the engine, train and eval prompts of all languages alike.
 
@@ -187,39 +197,60 @@ def run(
         model: The policy: a hub id or a local folder.
         revision: Commit, tag or branch of a hub id; default main (ours).
         out: Directory to write the samples to.
+        store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
     from tqdm import tqdm
 
     config = resolve(model, config)
-    identity = models.identity(model, revision)
+    writer = Writer(
+        out,
+        "samples",
+        stage="sample",
+        version=VERSION,
+        config=config,
+        inputs=prompts,
+        models={"policy": models.identity(model, revision)},
+        store=store,
+        also=share,
+        neutral=["gpus"],
+    )
+    if writer.done:
+        return writer.done
+    commit = writer.models["policy"].get("revision")
+    tokenizer = chat.load_tokenizer(model, commit)
     table = dataset.unique(dataset.read(prompts, "prompts", ["prompt_id", "language", "messages"]), "prompts")
     table = table.sort_by([("language", "ascending"), ("prompt_id", "ascending")])
-    writer = dataset.Writer(out, "samples", stage="sample", version=VERSION, config=config, inputs=prompts)
-    policy = engine.load_generator(
-        model, identity.get("revision"), max_model_len=config.max_model_len, gpus=config.gpus
-    )
-    tally = dataset.Tally("samples")
-    cut: Counter[str] = Counter()
-    faithful: Counter[str] = Counter()
-    with tqdm(total=len(table), desc="sample", unit="prompt") as bar:
-        for start in range(0, len(table), config.prompts_per_part):
-            part = table.slice(start, config.prompts_per_part).to_pylist()
-            answers = sample(part, policy, policy.tokenizer, policy.max_model_len, config, tally)
-            cut.update(row["language"] for row in answers if row["finish_reason"] == "length")
-            faithful.update(r["language"] for r in answers if r["identified"] == languages.get(r["language"]).base)
-            if answers:
-                writer.add(answers)
-            bar.update(len(part))
-    kept = {language: number for language, number in sorted(tally.kept.items(), key=str) if language}
+    parts = split(table, config.shard_prompts, share)
+
+    def load() -> engine.Generator:
+        return engine.load_generator(model, commit, max_model_len=config.max_model_len, gpus=config.gpus)
+
+    settings = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in ("gpus", "shard_prompts")
+    }
+    shards = Shards(writer, settings=settings, load=load)
+    with tqdm(total=sum(len(places) for _, places in parts), desc="sample", unit="prompt") as bar:
+        for language, places in parts:
+            asked = table.take(places).to_pylist()
+            shards.do(language, asked, functools.partial(_shard, asked, tokenizer, config))
+            bar.update(len(asked))
     return writer.finish(
-        tally.counts(),
-        models={"policy": identity | {"template": chat.template_sha256(policy.tokenizer)}},
+        shards.counts(),
+        models={"policy": writer.models["policy"] | {"chat_template_sha256": chat.template_sha256(tokenizer)}},
         metrics={
-            "language_fidelity": {language: faithful[language] / number for language, number in kept.items()},
-            "cut": {language: cut[language] / number for language, number in kept.items()},
-            "prompt_tokens": policy.prompt_tokens,
-            "generated_tokens": policy.generated_tokens,
-            "generation_seconds": round(policy.seconds, 3),
+            "language_fidelity": shards.shares("faithful"),
+            "cut": shards.shares("cut"),
             "decoding_source": DECODING[model].source if model in DECODING else "config",
         },
+        may_be_empty=share.groups > 1,
     )
+
+
+def _shard(prompts: list[dict[str, Any]], tokenizer: Any, config: SampleConfig, policy: engine.Generator) -> Outcome:
+    tally = dataset.Tally("samples")
+    answers = sample(prompts, policy, tokenizer, policy.max_model_len, config, tally)
+    measures = {
+        "cut": sum(row["finish_reason"] == "length" for row in answers),
+        "faithful": sum(row["identified"] == languages.get(row["language"]).base for row in answers),
+    }
+    return Outcome(answers, tally.counts(), measures)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from croco import checks, dataset
 from croco.candidates import Index, count_pools, load, texts_of
 from croco.rows import CONTRACTS
+from croco.writer import Writer
 
 VERSION = 1
 
@@ -43,6 +44,7 @@ def run(
     samples: list[Path] = [],  # noqa: B006
     scores: list[Path] = [],  # noqa: B006
     out: Path,
+    store: str | None = None,
     config: SelectConfig = SelectConfig(),
 ) -> dataset.Manifest:
     """Write SFT rows.
@@ -52,6 +54,7 @@ def run(
         samples: For `best`: datasets of answers.
         scores: For `best`: datasets of rewards.
         out: Directory to write.
+        store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
     if (config.completion == "best") != bool(samples and scores):
         raise ValueError(
@@ -59,7 +62,9 @@ def run(
             "expected both for `best` and none for `reference`"
         )
     inputs = [*prompts, *samples, *scores]
-    writer = dataset.Writer(out, "sft", stage="select", version=VERSION, config=config, inputs=inputs)
+    writer = Writer(out, "sft", stage="select", version=VERSION, config=config, inputs=inputs, store=store)
+    if writer.done:
+        return writer.done
     table = dataset.unique(dataset.read(prompts, "prompts"), "prompts")
     rows, counts = best(table, samples, scores, config) if samples else references(table)
     writer.add(rows)

@@ -22,6 +22,9 @@ def run(directory: Path, /, rows: int = 3) -> None:
         dropped = ", ".join(f"{reason} {number}" for reason, number in count.dropped.items()) or "none"
         numbers = f"in {count.rows_in}, out {count.rows_out}, dropped: {dropped}"
         print(f"  {count.unit:10} {count.language or 'all':6} {numbers}")
+    for row in manifest.ledger:
+        done = f"{row.shards_computed} shards computed, {row.shards_reused} reused, {row.run_seconds:.1f} s in this run"
+        print(f"  took {row.seconds:.1f} s, tokens {row.tokens_in} in, {row.tokens_out} out ({row.language}): {done}")
     for name in ("config", "models", "inputs", "metrics", "libraries"):
         print(f"{name}: {json.dumps(getattr(manifest, name), ensure_ascii=True)}")
     for warning in manifest.warnings:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from croco import dataset, models
+from croco import models
 
 Row = Mapping[str, Any]
 Records = Callable[[], Iterator[tuple[str, Row]]]
@@ -19,30 +19,31 @@ Records = Callable[[], Iterator[tuple[str, Row]]]
 def open_source(source: str, revision: str | None, columns: Sequence[str]) -> tuple[Records, dict[str, Any]]:
     """The rows of a local file or a hub data set's train split, and what a manifest says of where they came from.
 
-    Of a source with columns, only those in `columns` are read. `revision` is a hub data set's commit or branch.
+    Of a source with columns, only those in `columns` are read. `revision` is a hub data set's commit or branch, or
+    `sha256:` and the digest of a local file.
 
     Raises: FileNotFoundError for a name that looks like a file and is none.
     """
     path = Path(source)
-    if is_local(source):
+    if models.is_local(source):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: found no file; expected JSONL, a JSON array, Parquet, or a hub id")
-        if revision:
-            raise ValueError(f"revision: found {revision!r} with the local file {path}; expected none")
-        return functools.partial(read, path, columns), {"id": path.name, "sha256": dataset.sha256_file(path)}
-    import datasets
-
+        if revision and not revision.startswith(models.LOCAL):
+            raise ValueError(f"revision: found {revision!r} with the local file {path}; expected none, or its sha256:")
+        return functools.partial(read, path, columns), {"id": path.name, "sha256": models.check_local(path, revision)}
     revision = models.resolve(source, revision, data=True)
-    with models.reaching_hub(source):
-        table = datasets.load_dataset(source, split="train", revision=revision)
-    table = table.select_columns([name for name in columns if name in table.column_names])
-    return lambda: ((f"{source}: row {at}", row) for at, row in enumerate(table)), {"id": source, "revision": revision}
 
+    @functools.cache
+    def table() -> Any:
+        import datasets
 
-def is_local(source: str) -> bool:
-    """Whether a source names a file, there or not, and no hub data set."""
-    path = Path(source)
-    return path.is_file() or path.suffix in (".jsonl", ".json", ".parquet") or source.startswith((".", "/"))
+        with models.reaching_hub(source):
+            found = datasets.load_dataset(source, split="train", revision=revision)
+        return found.select_columns([name for name in columns if name in found.column_names])
+
+    return lambda: ((f"{source}: row {at}", row) for at, row in enumerate(table())), {
+        "id": source, "revision": revision
+    }  # fmt: skip
 
 
 def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:

@@ -3,43 +3,36 @@
 Direct preference optimisation on chosen and rejected answers, or the paper's SFT arms, with the settings of its
 released code. Rows become token ids here, by croco.chat, as they do where answers are sampled and scored; a row that
 does not fit is dropped and counted, never cut. croco/trainer.py hands the ids to TRL, in one process a GPU. A run that
-was killed goes on from its last whole checkpoint in OUT/checkpoints and ends with the same weights.
+was killed goes on from its last whole checkpoint, in OUT/checkpoints or in the store, and ends with the same weights.
 
-    python -m croco train --data pairs --model MODEL --out tuned
+    python -m croco train --data pairs --model MODEL --out tuned [--store s3://bucket/prefix]
     python -m croco train --method sft --data sft --model MODEL --out tuned
 
 Source: the paper's DPO and SFT arms; src/dpo.py, src/sft.py, scripts/3.sft.sh, scripts/4.dpo.sh of its released code.
 """
 
 import dataclasses
-import itertools
 import json
 import math
 import os
 import shutil
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from croco import chat, checks, curves, dataset, models, rows, trainer
+from croco import chat, checkpoints, checks, curves, dataset, encoding, models, trainer
+from croco.encoding import CONTRACT
+from croco.writer import Writer, plain
 
 VERSION = 1
-CONTRACT = {"dpo": "pairs", "sft": "sft"}
-"""What each method trains on."""
-COLUMNS = {
-    "dpo": ["pair_id", "prompt_language", "prompt", "chosen", "rejected", "split"],
-    "sft": ["prompt_id", "language", "prompt", "completion", "split"],
-}
 LEARNING_RATE = {"dpo": 5e-6, "sft": 2e-4}
 """Reference code (scripts/4.dpo.sh, scripts/3.sft.sh); the SFT rate is in the released adapters' names too."""
-PREFIX_LIMIT = 0.01
-"""Above this share of rows whose prompt is not a prefix of their conversation, the template is at fault (ours)."""
+NEUTRAL = ("resume", "checkpoint_steps")
+"""Fields of the config that weights do not depend on. They do on `processes` and `micro_batch`, in their last bits;
+where `processes` is none, whatever machine came first decides."""
+SUMMARY = ("metrics.jsonl", "training.svg")
+"""What a run writes besides weights."""
 
 
 @dataclass(frozen=True)
@@ -120,58 +113,14 @@ def repeated(number: int, config: TrainConfig, processes: int) -> int:
     return -number % (config.micro_batch * processes) if processes > 1 else 0
 
 
-def encode(
-    data: Iterable[Mapping[str, Any]], tokenizer: Any, config: TrainConfig, tally: dataset.Tally
-) -> Iterator[dict[str, list[int]]]:
-    """Token ids of each row that can be trained on, as TRL takes them; the others are counted by reason.
-
-    Pairs give prompt_ids, chosen_ids, rejected_ids; SFT rows give input_ids and labels, -100 on the prompt.
-    """
-    for row in data:
-        language = row["prompt_language" if config.method == "dpo" else "language"]
-        answers = [row["chosen"], row["rejected"]] if config.method == "dpo" else [row["completion"]]
-        tally.take(language)
-        if chat.special_token_in(tokenizer, row["prompt"], *answers):
-            tally.drop(language, "special_token")
-            continue
-        split = [chat.completion_ids(tokenizer, row["prompt"], answer) for answer in answers]
-        whole = [row_ids for row_ids in split if row_ids]
-        if len(whole) < len(answers):
-            tally.drop(language, "prompt_not_prefix")
-        elif max(len(prompt) + len(completion) for prompt, completion in whole) > config.max_length:
-            tally.drop(language, "over_long")
-        else:
-            tally.keep(language)
-            prompt, completion = whole[0]
-            if config.method == "dpo":
-                yield {"prompt_ids": prompt, "chosen_ids": completion, "rejected_ids": whole[1][1]}
-            else:
-                yield {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
-
-
-def write_ids(path: Path, encoded: Iterator[dict[str, list[int]]]) -> int:
-    """Write rows of ids as an Arrow stream, a thousand at a time, if there are any; how many."""
-    number = 0
-    writer: pa.RecordBatchStreamWriter | None = None
-    while chunk := list(itertools.islice(encoded, 1000)):
-        schema = pa.schema([(name, pa.list_(pa.int32())) for name in chunk[0]])
-        writer = writer or pa.ipc.new_stream(path, schema)
-        writer.write_batch(pa.RecordBatch.from_pylist(chunk, schema=schema))
-        number += len(chunk)
-    if writer:
-        writer.close()
-    return number
-
-
-def tokens_in(path: Path) -> int:
-    """Tokens that one pass over the rows of `path` reads; a pair's prompt is read twice."""
-    table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-    length = {name: pc.sum(pc.list_value_length(table[name])).as_py() for name in table.column_names}
-    return length["input_ids"] if "labels" in length else sum(length.values()) + length["prompt_ids"]
-
-
 def run(
-    *, data: list[Path], model: str, revision: str | None = None, out: Path, config: TrainConfig = TrainConfig()
+    *,
+    data: list[Path],
+    model: str,
+    revision: str | None = None,
+    out: Path,
+    store: str | None = None,
+    config: TrainConfig = TrainConfig(),
 ) -> dataset.Manifest:
     """Train a LoRA adapter on pairs (dpo) or SFT rows (sft) and merge it into the base model.
 
@@ -180,103 +129,108 @@ def run(
         model: Base model: a local folder or a hub id.
         revision: Commit, branch or tag of a hub id; default main (ours).
         out: Gets adapter/, merged/ (a full model folder), metrics.jsonl, training.svg and manifest.json.
+        store: Where finished work and checkpoints are kept and looked for: s3://bucket/prefix or a folder.
     """
-    started = time.monotonic()
-    table = _read(data, config.method)
+    encoding.check(data, config.method)
+    writer = Writer(
+        out,
+        None,
+        stage="train",
+        version=VERSION,
+        config=config,
+        inputs=data,
+        models={"base": models.identity(model, revision)},
+        store=store,
+        neutral=NEUTRAL,
+    )
+    work = out / trainer.CHECKPOINTS
+    if writer.done:
+        shutil.rmtree(work, ignore_errors=True)  # of a run that was killed here
+        return writer.done
     processes, gpu = trainer.processes_for(config.processes)
     accumulated = accumulation(config, processes)
-    identity = models.identity(model, revision)
-    base = _folder(model, identity)
+    writer.gpus = processes if gpu else 0
+    base = _folder(model, writer.models["base"])
     tokenizer = chat.load_tokenizer(str(base))
-    identity["template_sha256"] = chat.template_sha256(tokenizer)
-
-    writer = dataset.Writer(out, None, stage="train", version=VERSION, config=config, inputs=data)
-    work = out / trainer.CHECKPOINTS
     work.mkdir(exist_ok=True)
-    counts, numbers = _encode(table, tokenizer, config, work)
-    run_identity = {
+    counts, numbers = encoding.write_splits(data, tokenizer, config.method, config.max_length, work)
+    identity = {
         "stage_version": VERSION,
-        "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "resume"},
-        "base": identity,
+        "config": {name: value for name, value in plain(config).items() if name not in NEUTRAL},
+        "base": writer.models["base"],
         "rows": {split: dataset.sha256_file(work / f"{split}.arrow") for split in numbers},
         "processes": processes,
         "gpu": gpu,
         "libraries": dataset.library_versions(),
     }
-    checkpoint = trainer.last_checkpoint(work, run_identity if config.resume else None)
     job = {
         "owner": os.getpid(),
         "base": str(base),
-        "config": dataclasses.asdict(config),
+        "config": plain(config),
         "accumulation": accumulated,
         "gpu": gpu,
         "splits": list(numbers),
-        "identity": run_identity,
-        "checkpoint": checkpoint,
+        "identity": identity,
+        "store": store,
+        **_resumed(writer, work, identity, config),
     }
-    (work / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    trainer.launch(out, processes, gpu=gpu)
-    trainer.merge(base, out / "adapter", out / "merged")
-    lines = curves.read(out / "metrics.jsonl")
-    curves.plot(lines, out / "training.svg")
-
-    for name in ("adapter", "merged", "metrics.jsonl", "training.svg"):
-        writer.attach(out / name)
-    metrics = {
-        **curves.final(lines),
-        "tokens": tokens_in(work / "train.arrow") * config.epochs,
-        "processes": processes,
-        "repeated_rows": repeated(numbers["train"], config, processes),
-        "resumed_from": checkpoint,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    manifest = writer.finish(counts, models={"base": identity}, metrics=metrics)
+    final = _train(writer, work, job, processes)
+    writer.spent(None).add(tokens_in=encoding.tokens_in(work / "train.arrow") * config.epochs, tokens_out=0)
+    manifest = writer.finish(
+        counts,
+        models={"base": {**writer.models["base"], "chat_template_sha256": chat.template_sha256(tokenizer)}},
+        metrics={
+            **final,
+            "processes": processes,
+            "repeated_rows": repeated(numbers["train"], config, processes),
+            "resumed_from": job["checkpoint"],
+        },
+    )
+    if writer.store:
+        checkpoints.remove(writer.store, identity)
     shutil.rmtree(work)
     return manifest
 
 
-def _read(data: list[Path], method: str) -> pa.Table:
-    """The rows of all datasets in the order of their keys. Raises: ValueError for another contract or split."""
-    contract = CONTRACT[method]
-    for directory in data:
-        if (found := dataset.load_manifest(directory).contract) != contract:
-            raise ValueError(f"{directory}: found a dataset of {found}; expected {contract}, as method {method} needs")
-    table = dataset.unique(dataset.read(data, contract, COLUMNS[method]), contract)
-    if unknown := set(pc.unique(table["split"]).to_pylist()) - {"train", "eval"}:
-        raise ValueError(f"{contract}.split: found {sorted(unknown)}; expected train or eval")
-    return table.sort_by([(name, "ascending") for name in rows.CONTRACTS[contract].key])
-
-
-def _encode(
-    table: pa.Table, tokenizer: Any, config: TrainConfig, work: Path
-) -> tuple[list[dataset.Count], dict[str, int]]:
-    """Write `work`/train.arrow and, where there are any rows for it, eval.arrow; counts, and rows written by split.
-
-    Raises: ValueError if nothing is left to train on, or too many prompts are no prefix of their conversation.
+def _resumed(writer: Writer, work: Path, identity: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """The `checkpoint` in `work` to go on from, its newest or the store's where that is newer, and the `seconds` that
+    were spent up to it, which go to the ledger too.
     """
-    from tqdm import tqdm
+    found = checkpoints.newest(work, identity if config.resume else None)
+    if writer.store and config.resume:
+        found = checkpoints.fetch(writer.store, work, identity, after=checkpoints.step_of(found)) or found
+    elif writer.store:
+        checkpoints.remove(writer.store, identity)
+    seconds = dataset.load_manifest(found).metrics["seconds"] if found else 0.0
+    writer.spent(None).add(seconds=seconds, gpu_seconds=seconds * writer.gpus)
+    return {"checkpoint": found.name if found else None, "seconds": seconds}
 
-    counts: list[dataset.Count] = []
-    numbers: dict[str, int] = {}
-    for split in ("train", "eval"):
-        tally = dataset.Tally(f"{split} {'pairs' if config.method == 'dpo' else 'rows'}")
-        part = table.filter(pc.equal(table["split"], split))
-        data = (row for batch in part.to_batches(max_chunksize=1000) for row in batch.to_pylist())
-        bar = tqdm(data, desc=f"tokenising {tally.unit}", total=len(part))
-        if number := write_ids(work / f"{split}.arrow", encode(bar, tokenizer, config, tally)):
-            numbers[split] = number
-        counts += tally.counts()
-    dropped = sum((Counter(count.dropped) for count in counts), Counter[str]())
-    if dropped["prompt_not_prefix"] > PREFIX_LIMIT * len(table):
-        raise ValueError(
-            f"chat template: found {dropped['prompt_not_prefix']} of {len(table)} rows whose prompt is not a prefix of "
-            f"the conversation; expected at most {PREFIX_LIMIT:.0%}; this template cannot be trained on"
-        )
-    if "train" not in numbers:
-        raise ValueError(
-            f"train: found no row of split train to train on; expected at least one; dropped: {dict(dropped)}"
-        )
-    return counts, numbers
+
+def _train(writer: Writer, work: Path, job: Mapping[str, Any], processes: int) -> dict[str, float]:
+    """Do the job and attach what came of it; the last numbers logged."""
+    (work / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    (work / trainer.TRAFFIC).write_text("{}", encoding="utf-8")
+    trainer.launch(writer.out, processes, gpu=job["gpu"])
+    writer.spent(None).add(**json.loads((work / trainer.TRAFFIC).read_text(encoding="utf-8")))
+    trainer.merge(Path(job["base"]), writer.out / "adapter", writer.out / "merged")
+    lines = curves.read(writer.out / "metrics.jsonl")
+    curves.plot(lines, writer.out / "training.svg")
+    for name in ("adapter", "merged", *SUMMARY):
+        writer.attach(writer.out / name)
+    return curves.final(lines)
+
+
+def summary(trained: Path, out: Path) -> dataset.Manifest:
+    """What a report reads of the output of `run`, written to `out` without the weights: the curves, and the manifest,
+    which lists those alone.
+    """
+    manifest = dataset.load_manifest(trained)
+    files = [file for file in manifest.files if file["path"] in SUMMARY]
+    out.mkdir(parents=True, exist_ok=True)
+    for name in SUMMARY:
+        shutil.copy(trained / name, out)
+    (out / dataset.MANIFEST).write_text(dataclasses.replace(manifest, files=files).to_json() + "\n", encoding="utf-8")
+    return dataset.verify(out)
 
 
 def _folder(model: str, identity: Mapping[str, Any]) -> Path:

@@ -15,13 +15,17 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from croco import chat, curves, dataset
+from croco import chat, checkpoints, curves
+from croco.store import open_store
 
 CHECKPOINTS = "checkpoints"
+TRAFFIC = "traffic.json"
+"""In `checkpoints`: bytes that `fit` read from the store and wrote to it."""
 
 
 def processes_for(asked: int | None) -> tuple[int, bool]:
@@ -162,12 +166,16 @@ def _arguments(out: Path, job: Mapping[str, Any], config: Any) -> dict[str, Any]
 
 
 def _watcher(out: Path, job: Mapping[str, Any]) -> Any:
-    """A callback that writes metrics.jsonl, stops at a loss that is no number, and seals finished checkpoints."""
+    """A callback that writes metrics.jsonl, stops at a loss that is no number, and keeps finished checkpoints."""
     from accelerate import PartialState
     from transformers import TrainerCallback
 
+    work, began = out / CHECKPOINTS, time.monotonic()
+    store = open_store(job["store"]) if job["store"] else None
+
     class Watcher(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            state.compute_steps(args, state.max_steps)  # else a checkpoint's own checkpoint_steps go on
             if state.is_world_process_zero:
                 curves.write(out / "metrics.jsonl", state.log_history)  # up to the checkpoint, where there is one
 
@@ -187,35 +195,16 @@ def _watcher(out: Path, job: Mapping[str, Any]) -> Any:
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             PartialState().wait_for_everyone()  # each process writes its own random state
-            if state.is_world_process_zero:
-                seal(out / CHECKPOINTS / f"checkpoint-{state.global_step}", job["identity"])
+            if not state.is_world_process_zero:
+                return
+            checkpoint = work / f"checkpoint-{state.global_step}"
+            checkpoints.seal(checkpoint, job["identity"], job["seconds"] + time.monotonic() - began)
+            if store:
+                checkpoints.keep(store, checkpoint)
+                traffic = {"bytes_read": store.bytes_read, "bytes_written": store.bytes_written}
+                (work / TRAFFIC).write_text(json.dumps(traffic), encoding="utf-8")
 
     return Watcher()
-
-
-def seal(checkpoint: Path, identity: Mapping[str, Any]) -> None:
-    """Mark a checkpoint as whole: a manifest with every file's checksum and the run it belongs to."""
-    writer = dataset.Writer(checkpoint, None, stage="checkpoint", version=1, config=identity, existing=True)
-    writer.attach(checkpoint)
-    writer.finish([])
-
-
-def last_checkpoint(folder: Path, identity: Mapping[str, Any] | None) -> str | None:
-    """Name of the newest whole checkpoint of the run of that identity; every other one is removed."""
-    chosen: str | None = None
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
-        if chosen is None and _belongs(checkpoint, identity):
-            chosen = checkpoint.name
-        else:
-            shutil.rmtree(checkpoint)
-    return chosen
-
-
-def _belongs(checkpoint: Path, identity: Mapping[str, Any] | None) -> bool:
-    try:
-        return dataset.verify(checkpoint).config == identity
-    except (FileNotFoundError, ValueError):  # the run was killed while it was written
-        return False
 
 
 def _save_adapter(model: Any, out: Path, base: Mapping[str, Any]) -> None:

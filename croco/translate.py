@@ -5,8 +5,9 @@ r"""Translate: English prompts -> the same prompts in other languages (paper: Tr
 Every turn of a prompt (the system turn too) and its reference answer is translated. Of a text, only prose goes to the
 translator: code (fenced or indented), blank lines, indentation, list, heading and quote marks, and runs of `<<<` are
 kept as they are and put back in place, as is anything without a letter. What is left, a paragraph or a list item at a
-time, is cut where it is too long: between lines, else sentences, else words, into as few segments as fit. Equal
-segments are translated once.
+time, is cut where it is too long: between lines, else sentences, else words, into as few segments as fit. A run
+translates equal segments once, in whichever of its shards they are: decoding is greedy, so a segment has the same
+translation whether its shard is done first, last or alone (in bfloat16 but for ties that a batch's rounding breaks).
 
 Too long: prompt and translation together have `max_model_len` tokens (TranslateGemma: 2,048), and a translation must
 find room for `output_ratio` tokens a token of its prompt, so a prompt may have max_model_len / (1 + output_ratio).
@@ -21,42 +22,31 @@ field. A prompt is dropped in a language if one of its turns gives a reason to:
     untranslated       more than half of its letters, and 5 words or more, came back unchanged
 
 Where one holds for the reference alone, the prompt is kept with a null reference; the manifest counts references
-apart. A translation identified as another language is kept and counted (metrics: language_fidelity, wrong_language).
+apart. A translation identified as another language is kept and counted (metrics: language_fidelity, of the
+`with_prose` prompts that have any prose, and wrong_language).
 """
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import chat, checks, dataset, engine, languages, models
-from croco.engine import Generate, Sampling
-from croco.segments import Part, letters, split
+import pyarrow as pa
+
+from croco import chat, checks, dataset, engine, languages, models, shards
+from croco.engine import Generate
+from croco.segments import letters
+from croco.shards import Outcome, Shards, Share
+from croco.translator import FORMATS, Translator
+from croco.writer import Writer
 
 VERSION = 1
-BATCH = 20_000
-"""Segments a call of the engine; bounds how many token ids are held."""
-COPIED_WORDS = 5
+CHANGE_ROWS = ("format", "max_model_len", "output_ratio", "references")
+"""Fields of the config that a prompt's translation depends on."""
 LONG_ENOUGH = 40
 """Letters from which on an identified language is held against a text (ours)."""
-
-Plan = list[Part] | str
-"""The parts of a text, or the reason why it cannot be translated."""
-
-
-def google(text: str, target: str) -> list[dict[str, Any]]:
-    """The message of Google's TranslateGemma: exactly one entry, which its chat template turns into instructions."""
-    entry = {"type": "text", "source_lang_code": "en", "target_lang_code": target, "text": text}
-    return [{"role": "user", "content": [entry]}]
-
-
-def infomaniak(text: str, target: str) -> list[dict[str, Any]]:
-    """The message of Infomaniak-AI/vllm-translategemma: one string with delimited fields."""
-    return [{"role": "user", "content": f"<<<source>>>en<<<target>>>{target}<<<text>>>{text}"}]
-
-
-FORMATS = {"google": google, "infomaniak": infomaniak}
 
 
 @dataclass(frozen=True)
@@ -78,6 +68,9 @@ class TranslateConfig:
     """Whether to translate into a language TranslateGemma is not known to support (ours: no)."""
     max_dropped: float = 0.5
     """Share of a language's prompts that may be dropped before the stage fails, in [0, 1) (ours)."""
+    shard_prompts: int = 512
+    """English prompts that are translated into a language, then stored, at a time, on average: what a kill can cost;
+    their segments, several a prompt, are some times what a GPU works on at once (ours)."""
     gpus: int = 1
     """GPUs the translator is split over (ours: 27B in bf16 fits on one of 80 GB)."""
 
@@ -91,13 +84,11 @@ class TranslateConfig:
                     "--allow-unsupported translates into it all the same"
                 )
         checks.one_of(self, "format", FORMATS)
-        ratio_is_usable = self.output_ratio > 0 and math.isfinite(self.output_ratio)
-        if self.max_model_len < 1 or not ratio_is_usable or not 0 <= self.max_dropped < 1 or self.gpus < 1:
-            raise ValueError(
-                f"found max_model_len {self.max_model_len}, output_ratio {self.output_ratio}, max_dropped "
-                f"{self.max_dropped}, gpus {self.gpus}; expected 1 or more tokens and GPUs, a finite ratio above 0, "
-                "and a share in [0, 1)"
-            )
+        checks.one_or_more(self, "max_model_len", "shard_prompts", "gpus")
+        if not (self.output_ratio > 0 and math.isfinite(self.output_ratio)):
+            raise ValueError(f"output_ratio: found {self.output_ratio}; expected a finite number above 0")
+        if not 0 <= self.max_dropped < 1:
+            raise ValueError(f"max_dropped: found {self.max_dropped}; expected 0 or more, below 1")
 
     @property
     def max_prompt(self) -> int:
@@ -105,88 +96,22 @@ class TranslateConfig:
         return int(self.max_model_len / (1 + self.output_ratio))
 
 
-class Translator:
-    """Plans texts, translates what all of them need in one go, and puts them together again; one target language."""
-
-    def __init__(self, target: str, generate: Generate, tokenizer: Any, config: TranslateConfig) -> None:
-        self.target, self.generate, self.tokenizer, self.config = target, generate, tokenizer, config
-        self.answers: dict[str, str] = {}
-        """Segment -> its translation; one that did not end is missing."""
-
-    def ids(self, segment: str) -> list[int]:
-        """The rendered prompt that asks for a segment's translation."""
-        return chat.prompt_ids(self.tokenizer, FORMATS[self.config.format](segment, self.target))
-
-    def fits(self, piece: str) -> bool:
-        return not letters(piece) or len(self.ids(piece.strip())) <= self.config.max_prompt
-
-    def plan(self, text: str) -> Plan:
-        if chat.special_token_in(self.tokenizer, [], text):
-            return "special_token"
-        parts = split(text, self.fits)
-        return parts if all(self.fits(part) for part, prose in parts if prose) else "uncuttable"
-
-    def translate(self, plans: Iterable[Plan]) -> None:
-        """Fill `answers` with all that `plans` need; each distinct segment is generated once."""
-        segments = list(dict.fromkeys(part for plan in plans for part in _prose(plan)))
-        for start in range(0, len(segments), BATCH):
-            batch = segments[start : start + BATCH]
-            prompts = [self.ids(segment) for segment in batch]
-            sampling = [Sampling(temperature=0.0, max_tokens=self.config.max_model_len - len(ids)) for ids in prompts]
-            for segment, (answer,) in zip(batch, self.generate(prompts, sampling), strict=True):
-                if answer.finish_reason == "stop":
-                    self.answers[segment] = answer.text.strip()
-
-    def reason(self, *plans: Plan) -> str | None:
-        """Why one of the texts could not be translated; None if all of them were."""
-        unable = [plan for plan in plans if isinstance(plan, str)]
-        return next(filter(None, unable or map(self._failure, plans)), None)
-
-    def _failure(self, plan: Plan) -> str | None:
-        segments = _prose(plan)
-        if not all(segment in self.answers for segment in segments):
-            return "unfinished"
-        if not all(self.answers[segment] for segment in segments):
-            return "empty_translation"
-        copied = " ".join(segment for segment in segments if _words(segment) == _words(self.answers[segment]))
-        mostly = 2 * letters(copied) > sum(map(letters, segments))
-        return "untranslated" if mostly and len(_words(copied)) >= COPIED_WORDS else None
-
-    def join(self, plan: Plan) -> str:
-        """The text of a plan that gives no reason to drop it."""
-        return "".join(self.answers[part] if prose else part for part, prose in _parts(plan))
-
-    def prose(self, plans: Iterable[Plan]) -> str:
-        """What the translator wrote for `plans`, and nothing that was kept as it is."""
-        return "\n".join(self.answers[part] for plan in plans for part in _prose(plan))
-
-
-def _parts(plan: Plan) -> list[Part]:
-    return [] if isinstance(plan, str) else plan
-
-
-def _prose(plan: Plan) -> list[str]:
-    return [part for part, prose in _parts(plan) if prose]
-
-
-def _words(text: str) -> list[str]:
-    return text.casefold().split()
+def translator_for(target: str, tokenizer: Any, config: TranslateConfig) -> Translator:
+    lengths = {"max_prompt": config.max_prompt, "max_model_len": config.max_model_len}
+    return Translator(target, tokenizer, format=config.format, **lengths)
 
 
 def translate(
-    prompts: Sequence[Mapping[str, Any]], target: str, generate: Generate, tokenizer: Any, config: TranslateConfig
-) -> tuple[list[dict[str, Any]], list[dataset.Count], dict[str, Any]]:
-    """(prompts in `target`, counts of prompts and of references, metrics)."""
-    from tqdm import tqdm
-
-    translator = Translator(target, generate, tokenizer, config)
-    turns, references = [], []
-    for prompt in tqdm(prompts, desc=f"translate: cut for {target}", unit=" prompts", mininterval=1):
+    prompts: Sequence[Mapping[str, Any]], translator: Translator, with_references: bool, generate: Generate
+) -> Outcome:
+    """Prompts in the translator's language; counts of prompts and of references."""
+    target, turns, references = translator.target, [], []
+    for prompt in prompts:
         turns.append([translator.plan(turn["content"]) for turn in prompt["messages"]])
-        wanted = config.references and prompt["reference"] is not None
+        wanted = with_references and prompt["reference"] is not None
         references.append(translator.plan(prompt["reference"]) if wanted else "not_asked_for")
     able = [i for i, plans in enumerate(turns) if not any(isinstance(plan, str) for plan in plans)]
-    translator.translate(plan for i in able for plan in (*turns[i], references[i]))
+    known = translator.translate((plan for i in able for plan in (*turns[i], references[i])), generate)
 
     counts, reference_counts = dataset.Tally("prompts"), dataset.Tally("references")
     translated, asked, answered = [], [], []
@@ -207,14 +132,19 @@ def translate(
         translated.append({**prompt, "language": target, "messages": messages, "reference": answer})
         asked.append(translator.prose(plans))
         answered += [] if lost else [translator.prose([reference])]
+    measures = {"segments": known, **_measures(asked, answered, target)}
+    return Outcome(translated, [*counts.counts(), *reference_counts.counts()], measures)
 
-    metrics: dict[str, Any] = {
-        "segments": len(translator.answers),
-        "wrong_language": {"prompts": _wrong(asked, target), "references": _wrong(answered, target)},
+
+def _measures(prompts: Sequence[str], references: Sequence[str], target: str) -> dict[str, int]:
+    """How many translations have prose, and how many of them are in the right language, or in a wrong one."""
+    identified = [languages.identify(text) for text in prompts if text]
+    return {
+        "with_prose": len(identified),
+        "faithful": identified.count(languages.get(target).base),
+        "wrong_prompts": _wrong(prompts, target),
+        "wrong_references": _wrong(references, target),
     }
-    if asked := [text for text in asked if text]:
-        metrics["language_fidelity"] = languages.fidelity(asked, [target] * len(asked))
-    return translated, [*counts.counts(), *reference_counts.counts()], metrics
 
 
 def _wrong(texts: Sequence[str], target: str) -> int:
@@ -222,14 +152,64 @@ def _wrong(texts: Sequence[str], target: str) -> int:
     return sum(languages.identify(t) != languages.get(target).base for t in texts if letters(t) >= LONG_ENOUGH)
 
 
-def check(count: dataset.Count, max_dropped: float) -> None:
-    """Raises: ValueError if more than the share `max_dropped` of a language's prompts were dropped."""
-    lost = count.rows_in - count.rows_out
-    if lost > max_dropped * count.rows_in:
+def check(tally: dataset.Tally, target: str, total: int, max_dropped: float) -> None:
+    """Raises: ValueError as soon as more than the share `max_dropped` of `total` prompts were dropped in a language."""
+    dropped = dict(tally.dropped.get(target, {}))
+    if (lost := sum(dropped.values())) > max_dropped * total:
         raise ValueError(
-            f"translate to {count.language}: found {lost} of {count.rows_in} prompts dropped {dict(count.dropped)}; "
+            f"translate to {target}: found {lost} of {total} prompts dropped {dropped}; "
             f"expected {max_dropped:.0%} at most (--max-dropped); check the model, --format and --max-model-len"
         )
+
+
+def read(prompts: Path) -> pa.Table:
+    """English prompts, by id. Raises: ValueError if two have the same id or one is not English."""
+    table = dataset.unique(dataset.read(prompts, "prompts"), "prompts", str(prompts)).sort_by("prompt_id")
+    if others := sorted(set(table["language"].to_pylist()) - {"en"}):
+        raise ValueError(f"{prompts}: found prompts in {others}; expected English alone; `croco prepare` writes it")
+    return table
+
+
+def work(
+    writer: Writer,
+    source: pa.Table,
+    tokenizer: Any,
+    config: TranslateConfig,
+    share: Share,
+    load: Callable[[], engine.Generator],
+) -> dataset.Manifest:
+    """Do every shard of `share`, a language after the other, and finish."""
+    from tqdm import tqdm
+
+    todo = Shards(writer, load=load, settings={name: getattr(config, name) for name in CHANGE_ROWS})
+    parts = [source.take(places).to_pylist() for _, places in shards.split(source, config.shard_prompts, share)]
+    total = sum(map(len, parts))
+    with tqdm(total=total * len(config.languages), desc="translate", unit="prompt") as bar:
+        for target in config.languages:
+            translator = translator_for(target, tokenizer, config)
+            for english in parts:
+                todo.do(target, [target, english], functools.partial(translate, english, translator, config.references))
+                check(todo.tallies["prompts"], target, total, config.max_dropped)
+                bar.update(len(english))
+    return writer.finish(
+        todo.counts(),
+        models={"translator": writer.models["translator"] | {"chat_template_sha256": chat.template_sha256(tokenizer)}},
+        metrics=_metrics(todo),
+        may_be_empty=share.groups > 1,
+    )
+
+
+def _metrics(todo: Shards[engine.Generator]) -> dict[str, dict[str, Any]]:
+    measured = {name: {code: int(n) for code, n in sums.items()} for name, sums in todo.measures.items()}
+    with_prose = measured.get("with_prose", {})
+    return {
+        "segments": measured.get("segments", {}),
+        "wrong_language": {
+            code: {unit: measured[f"wrong_{unit}"][code] for unit in ("prompts", "references")} for code in with_prose
+        },
+        "language_fidelity": {code: measured["faithful"][code] / n for code, n in with_prose.items() if n},
+        "with_prose": with_prose,
+    }
 
 
 def run(
@@ -238,6 +218,9 @@ def run(
     model: str,
     out: Path,
     revision: str | None = None,
+    store: str | None = None,
+    group: int = 0,
+    groups: int = 1,
     config: TranslateConfig = TranslateConfig(),
 ) -> dataset.Manifest:
     """Prompts in other languages; the English ones are not among them.
@@ -247,23 +230,29 @@ def run(
         model: hub id or local folder of the translator.
         out: directory to write the translated prompts to.
         revision: commit of a hub model; none takes the newest (ours).
+        store: where finished work is kept and looked for: s3://bucket/prefix or a folder.
+        group: which group of shards to do, from 0 (ours).
+        groups: how many groups the shards of every language are dealt to; no row depends on it (ours).
     """
-    source = dataset.unique(dataset.read(prompts, "prompts"), "prompts", str(prompts)).to_pylist()
-    if others := sorted({prompt["language"] for prompt in source} - {"en"}):
-        raise ValueError(f"{prompts}: found prompts in {others}; expected English alone; `croco prepare` writes it")
-    writer = dataset.Writer(out, "prompts", stage="translate", version=VERSION, config=config, inputs=[prompts])
-    identity = models.identity(model, revision)
-    generator = engine.load_generator(
-        model, identity.get("revision"), max_model_len=config.max_model_len, gpus=config.gpus
+    share, source = Share(group=group, groups=groups), read(prompts)
+    writer = Writer(
+        out,
+        "prompts",
+        stage="translate",
+        version=VERSION,
+        config=config,
+        inputs=[prompts],
+        models={"translator": models.identity(model, revision)},
+        store=store,
+        also=share,
+        neutral=["gpus"],
     )
-    identity["chat_template_sha256"] = chat.template_sha256(generator.tokenizer)
-    counts: list[dataset.Count] = []
-    metrics: dict[str, dict[str, Any]] = {}
-    for target in config.languages:
-        translated, counted, measured = translate(source, target, generator, generator.tokenizer, config)
-        check(counted[0], config.max_dropped)
-        writer.add(translated)
-        counts += counted
-        for name, value in measured.items():
-            metrics.setdefault(name, {})[target] = value
-    return writer.finish(counts, models={"translator": identity}, metrics=metrics)
+    if writer.done:
+        return writer.done
+    commit = writer.models["translator"].get("revision")
+    tokenizer = chat.load_tokenizer(model, commit)
+
+    def load() -> engine.Generator:
+        return engine.load_generator(model, commit, max_model_len=config.max_model_len, gpus=config.gpus)
+
+    return work(writer, source, tokenizer, config, share, load)

@@ -9,6 +9,7 @@ def parameters(world: Path) -> dict[str, Any]:
     return {
         "source": str(world / "instructions.jsonl"),
         "count": 64,
+        "workers": 1,
         "languages": ["en", "de", "fr", "es"],
         "policy": str(world / "policy"),
         "translator": str(world / "translator"),
@@ -16,7 +17,6 @@ def parameters(world: Path) -> dict[str, Any]:
         "reward": str(world / "reward"),
         "judge": str(world / "judge"),
         "judge_format": "toy",
-        "judge_gpus": "1",
         "questions": str(world / "questions.jsonl"),
         "benchmark_datasets": str(world / "euroeval"),
         "questions_languages": ["en", "de", "fr", "es"],

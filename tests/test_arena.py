@@ -1,13 +1,16 @@
-"""Arena: both orders, identical answers, hostile answers, unreadable judges; then real judges."""
+"""Arena: both orders, identical answers, hostile answers, unreadable judges, stored verdicts; then real judges."""
 
+import dataclasses
 import random
 import re
 
 import pytest
+import tiny
 
-from croco import arena, dataset, judges, winrate
+from croco import arena, dataset, judges, matches, winrate
 from croco.arena import ArenaConfig
 from croco.engine import Completion, Sampling
+from croco.writer import Writer
 
 END = "<|end|>"
 
@@ -32,7 +35,7 @@ def reply(words, finish_reason="stop"):
 
 
 def judge(decide):
-    """A judge that sees answers A and B and says what `decide` makes of them; its `asked` are the prompts it saw."""
+    """An engine that sees answers A and B and says what `decide` makes of them; its `asked` are the prompts it saw."""
 
     def generate(prompts, samplings):
         generate.asked += [text(ids) for ids in prompts]
@@ -41,7 +44,8 @@ def judge(decide):
         said = [decide(a, b) for a, b in answers]
         return [[words if isinstance(words, Completion) else reply(words)] for words in said]
 
-    generate.asked, generate.samplings = [], []
+    generate.asked, generate.samplings, generate.max_model_len = [], [], 4000
+    generate.tokens_in = generate.tokens_out = generate.gpus = 0
     return generate
 
 
@@ -64,15 +68,28 @@ def by_key(*answers):
 
 
 def compare(model, reference, decide, *, format_name="toy", max_model_len=4000):
-    """(verdict rows, counts, judge) of a comparison by a fake judge."""
+    """(verdict rows, counts, judge) of a comparison of answers that differ by a fake judge."""
     tally, fake = dataset.Tally("verdicts"), judge(decide)
     form = judges.FORMATS[format_name]
-    matches = arena.join(by_key(*model), by_key(*reference), tally)
-    calls = arena.prepare_calls(matches, form, Letters(), max_model_len, tally)
-    verdicts = arena.tie_identical(matches) + arena.ask(calls, form.sampling, 0, fake)
-    for row in verdicts:
-        tally.keep(row["language"])
-    return verdicts, tally.counts(), fake
+    joined = matches.join(by_key(*model), by_key(*reference), tally)
+    calls = arena.prepare_calls(joined, form, Letters(), max_model_len, tally)
+    return arena.ask(calls, form.sampling, 0, fake), tally.counts(), fake
+
+
+def settled(out, store, model, reference, decide=lambda a, b: "[[C]]", **config):
+    """(manifest, verdict rows, judges that were loaded) of a comparison, its shards in a store."""
+    config = ArenaConfig(**{"judge_format": "toy", "shard_questions": 2, **config})
+    writer = Writer(out, "verdicts", stage="arena", version=1, config=config, store=str(store), also=str(out))
+    tally, loaded = dataset.Tally("verdicts"), []
+
+    def load():
+        loaded.append(judge(decide))
+        return loaded[-1]
+
+    joined = matches.join(by_key(*model), by_key(*reference), tally)
+    for count in arena.settle(joined, Letters(), writer, load, config):
+        tally.add(count)
+    return writer.finish(tally.counts()), arena.written(writer), loaded
 
 
 def rate(verdicts):
@@ -97,14 +114,15 @@ def test_both_orders_cancel_a_judge_that_loves_a_place():
     assert (found["length_controlled"], found["interval_95"]) == (0.5, [0.5, 0.5])
 
 
-def test_identical_answers_tie_without_reaching_the_judge():
+def test_identical_answers_tie_without_reaching_the_judge(tmp_path):
     model, reference = [answered(1, "ens"), answered(2, "god")], [answered(1, "ens"), answered(2, "skidt")]
-    verdicts, _, fake = compare(model, reference, lambda a, b: "[[C]]")
+    manifest, verdicts, (fake,) = settled(tmp_path / "out", tmp_path / "store", model, reference)
     assert len(fake.asked) == 2
     assert not any("ens" in prompt for prompt in fake.asked)
     same = [row for row in verdicts if row["question_id"] == "q1"]
     assert [(row["verdict"], row["judge_text"]) for row in same] == [("tie", judges.IDENTICAL)] * 2
     assert rate(verdicts)["identical_share"] == 0.5
+    assert manifest.counts == [dataset.Count("verdicts", "da", 4, 4)]
 
 
 def test_every_question_is_accounted_for():
@@ -175,18 +193,108 @@ def test_unreadable_replies_are_kept_counted_and_fatal_above_the_limit(tmp_path)
 
 
 def test_ties_without_a_call_do_not_hide_an_unreadable_judge(tmp_path):
-    model, reference = [answered(at, "ens") for at in range(100)], [answered(at, "ens") for at in range(100)]
-    verdicts, _, _ = compare([*model, answered(101, "a")], [*reference, answered(101, "b")], lambda a, b: "hm")
-    with pytest.raises(ValueError, match="found 2 of 2 replies"):
-        arena.check_readable(verdicts, 0.4, tmp_path)
+    model = [*(answered(at, "ens") for at in range(100)), answered(101, "a")]
+    reference = [*model[:100], answered(101, "b")]
+    _, verdicts, _ = settled(tmp_path / "out", tmp_path / "store", model, reference, lambda a, b: "hm")
+    with pytest.raises(ValueError, match=r"found 2 of 2 replies.*all are in .*out/part-\*\.parquet"):
+        arena.check_readable(verdicts, 0.4, tmp_path / "out")
+
+
+def sides(number=12, codes=("da", "de")):
+    """Answers of two models to the same questions, a third of them the same."""
+    model = [answered(at, f"m{at}", code) for at in range(number) for code in codes]
+    return model, [
+        row | {"output": row["output"].replace("m", "r") if at % 3 else row["output"]} for at, row in enumerate(model)
+    ]
+
+
+def content(out):
+    return {path.name: path.read_bytes() for path in out.glob("part-*")}
+
+
+def test_verdicts_that_were_stored_are_found_again_without_an_engine(tmp_path):
+    model, reference = sides()
+    first, verdicts, (fake,) = settled(tmp_path / "one", tmp_path / "store", model, reference)
+    again, same, loaded = settled(tmp_path / "two", tmp_path / "store", model[::-1], reference)
+    assert (len(fake.asked), loaded) == (32, [])
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert (first.counts, verdicts) == (again.counts, same)
+    assert len(verdicts) == 48
+    assert sum(row.shards_reused for row in again.ledger) == sum(row.shards_computed for row in first.ledger) > 4
+
+
+def test_only_the_verdicts_of_a_lost_shard_are_asked_for_again(tmp_path):
+    model, reference = sides()
+    first, _, _ = settled(tmp_path / "one", tmp_path / "store", model, reference)
+    ties, lost, *_ = first.files
+    assert ties["rows"] == 16
+    (tmp_path / "store" / "files" / lost["sha256"][:2] / lost["sha256"]).unlink()
+    with pytest.warns(UserWarning, match="a stored shard is not whole"):
+        _, _, (fake,) = settled(tmp_path / "two", tmp_path / "store", model, reference)
+    assert len(fake.asked) == lost["rows"] < 32
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [
+        ({"gpus": 2}, 0),
+        ({"max_unreadable": 0.2}, 0),
+        ({"repetitions": 100}, 0),
+        ({"seed": 1}, 32),
+        ({"max_model_len": 3999}, 32),
+        ({"judge_format": "short"}, 32),
+    ],
+)
+def test_what_changes_no_verdict_finds_them_all_and_anything_else_none(tmp_path, monkeypatch, change, asked):
+    monkeypatch.setitem(judges.FORMATS, "short", judges.FORMATS["toy"])
+    settled(tmp_path / "one", tmp_path / "store", *sides())
+    _, _, loaded = settled(tmp_path / "two", tmp_path / "store", *sides(), **change)
+    assert sum(len(fake.asked) for fake in loaded) == asked
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": lambda request, language, a, b: f"Which? [A] {a} [B] {b} [?]"},
+        {"sampling": Sampling(temperature=0.1, max_tokens=16)},
+        {"template": {"enable_thinking": True}},
+        {"max_model_len": 3000},
+    ],
+)
+def test_another_way_to_ask_the_judge_makes_stored_verdicts_anothers(tmp_path, monkeypatch, change):
+    settled(tmp_path / "one", tmp_path / "store", *sides())
+    monkeypatch.setitem(judges.FORMATS, "toy", dataclasses.replace(judges.FORMATS["toy"], **change))
+    _, _, (fake,) = settled(tmp_path / "two", tmp_path / "store", *sides())
+    assert len(fake.asked) == 32
+
+
+def test_verdicts_and_rates_do_not_depend_on_how_the_questions_are_cut(tmp_path):
+    model, reference = sides(24)
+    first, *others = (
+        settled(
+            tmp_path / str(size),
+            tmp_path / "store",
+            model,
+            reference,
+            lambda a, b: f"[[{'AC'[a < b]}]]",
+            shard_questions=size,
+        )[1]
+        for size in (1, 5, 100)
+    )
+    assert others == [first, first]
+    assert [row["verdict"] for row in first[:2]] == ["tie", "tie"]
+    assert [(row["language"], row["question_id"], row["order"]) for row in first] == sorted(
+        (code, f"q{at}", order) for code in ("da", "de") for at in range(24) for order in matches.ORDERS
+    )
 
 
 def test_the_judge_has_a_seed_a_row_whatever_else_is_asked():
-    matches = arena.join(
+    joined = matches.join(
         *[by_key(answered(1, a), answered(2, a), answered(1, a, "de")) for a in "ab"], dataset.Tally("v")
     )
     warm, fake = Sampling(temperature=0.7), judge(lambda a, b: "[[A]]")
-    calls = arena.prepare_calls(matches, judges.FORMATS["toy"], Letters(), 4000, dataset.Tally("v"))
+    calls = arena.prepare_calls(joined, judges.FORMATS["toy"], Letters(), 4000, dataset.Tally("v"))
     arena.ask(calls, warm, 0, fake)
     arena.ask(calls[2:3], warm, 0, fake)
     seeds = [s.seed for s in fake.samplings]
@@ -215,8 +323,8 @@ def test_an_answer_cannot_close_its_own_tag():
 
 
 def test_the_thinking_switch_reaches_the_template():
-    matches = arena.join(by_key(answered(1, "a")), by_key(answered(1, "b")), dataset.Tally("v"))
-    calls = arena.prepare_calls(matches, judges.FORMATS["qwen3.6"], Letters(), 32768, dataset.Tally("v"))
+    joined = matches.join(by_key(answered(1, "a")), by_key(answered(1, "b")), dataset.Tally("v"))
+    calls = arena.prepare_calls(joined, judges.FORMATS["qwen3.6"], Letters(), 32768, dataset.Tally("v"))
     assert [text(call.ids).startswith("{'enable_thinking': False}You compare") for call in calls] == [True, True]
 
 
@@ -231,7 +339,10 @@ def test_a_judge_whose_thinking_mode_is_left_open_is_refused():
         judges.check_template(plain, "qwen3.6")
 
 
-@pytest.mark.parametrize("config", [{"judge_format": "gpt"}, {"max_unreadable": 0.5}, {"repetitions": 9}, {"gpus": 0}])
+@pytest.mark.parametrize(
+    "config",
+    [{"judge_format": "gpt"}, {"max_unreadable": 0.5}, {"repetitions": 9}, {"gpus": 0}, {"shard_questions": 0}],
+)
 def test_a_setting_out_of_range_is_refused(config):
     with pytest.raises(ValueError, match="found"):
         ArenaConfig(**config)
@@ -240,17 +351,23 @@ def test_a_setting_out_of_range_is_refused(config):
 def test_a_side_holds_one_model(dataset_of):
     mixed = dataset_of("answers", [answered(1, "a"), answered(1, "b", generator="base")])
     with pytest.raises(ValueError, match="found answers of base, tuned; expected one model's"):
-        arena.load_side(mixed)
+        matches.load_side(mixed)
+
+
+def weightless(folder):
+    """A judge's folder that no engine could load."""
+    tiny.tokenizer().save_pretrained(folder / "judge")
+    (folder / "judge" / "config.json").write_text("{}")
+    return str(folder / "judge")
 
 
 def test_identical_models_are_at_parity_and_need_no_engine(dataset_of, tmp_path):
     texts = [answered(at, "ens", code, identified=code) for at in range(12) for code in ("da", "de")]
     tuned = dataset_of("answers", texts, "tuned", metrics={"sampling": {"temperature": 0.1}})
     base = dataset_of("answers", [row | {"generator": "base"} for row in texts], "base", models={"policy": {"id": "b"}})
-    (tmp_path / "judge").mkdir()
-    (tmp_path / "judge" / "config.json").write_text("{}")
+    shape = {"answers": tuned, "reference": base, "judge": weightless(tmp_path), "config": ArenaConfig("toy")}
     with pytest.warns(UserWarning, match="answered with different sampling"):
-        manifest = arena.run(answers=tuned, reference=base, judge=str(tmp_path / "judge"), out=tmp_path / "out")
+        manifest = arena.run(**shape, out=tmp_path / "out")
     assert [row["language"] for row in manifest.metrics["win_rates"]] == ["da", "de", "all"]
     for row in manifest.metrics["win_rates"]:
         assert (row["win_rate"], row["length_controlled"], row["interval_95"]) == (0.5, 0.5, [0.5, 0.5])
@@ -258,21 +375,49 @@ def test_identical_models_are_at_parity_and_need_no_engine(dataset_of, tmp_path)
     assert manifest.metrics["in_language"]["model"] == {"da": 1, "de": 1}
     assert (manifest.metrics["model"], manifest.metrics["reference"]) == ("tuned", "base")
     assert set(manifest.models) == {"reference", "judge"}
+    assert set(manifest.models["judge"]) == {"id", "sha256", "chat_template_sha256"}
     assert len(dataset.read(tmp_path / "out", "verdicts")) == 48
 
 
 def test_nothing_in_common_is_an_error_that_says_why(dataset_of, tmp_path):
     tuned = dataset_of("answers", [answered(1, "a")], "tuned")
     base = dataset_of("answers", [answered(2, "a", generator="base")], "base")
-    (tmp_path / "config.json").write_text("{}")
+    shape = {"answers": tuned, "reference": base, "judge": weightless(tmp_path), "config": ArenaConfig("toy")}
     with pytest.raises(ValueError, match=r"found no verdicts to write.*no_model_answer"):
-        arena.run(answers=tuned, reference=base, judge=str(tmp_path), out=tmp_path / "out")
+        arena.run(**shape, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("side", "what"),
+    [
+        ({"metrics": {"sampling": {"seed": 1}}}, "different sampling: {'seed': 1} and None"),
+        ({"metrics": {"questions": {"id": "other"}}}, "different questions: {'id': 'other'} and None"),
+        ({"models": {"policy": {"chat_template_sha256": "ab"}}}, "different chat template: ab and None"),
+    ],
+)
+def test_models_that_were_not_asked_alike_are_said_to_be(dataset_of, side, what):
+    directories = [dataset_of("answers", [answered(1, "a")], "one", **side), dataset_of("answers", [answered(1, "a")])]
+    manifests = [dataset.load_manifest(directory) for directory in directories]
+    (found,) = matches.differences(manifests)
+    assert what in found
+    assert matches.differences(manifests[:1] * 2) == []
+
+
+def test_a_stored_result_is_fetched_whole_and_warns_again(dataset_of, tmp_path):
+    tuned = dataset_of("answers", [answered(at, "ens") for at in range(3)], "tuned", metrics={"sampling": {"seed": 1}})
+    base = dataset_of("answers", [answered(at, "ens", generator="base") for at in range(3)], "base")
+    shape = {"answers": tuned, "reference": base, "judge": weightless(tmp_path), "store": str(tmp_path / "store")}
+    config = ArenaConfig("toy")
+    with pytest.warns(UserWarning, match="different sampling"):
+        first = arena.run(**shape, out=tmp_path / "one", config=config)
+    with pytest.warns(UserWarning, match="different sampling"):
+        again = arena.run(**shape, out=tmp_path / "two", config=dataclasses.replace(config, gpus=4))
+    assert (again.digest, again.counts, again.metrics) == (first.digest, first.counts, first.metrics)
+    assert len(dataset.read(tmp_path / "two", "verdicts")) == 6
 
 
 @pytest.mark.engine
 def test_a_real_judge_that_writes_no_verdicts_is_refused(dataset_of, tmp_path):
-    import tiny
-
     tuned = dataset_of("answers", [answered(at, f"et {at}") for at in range(4)], "tuned")
     base = dataset_of("answers", [answered(at, f"to {at}", generator="base") for at in range(4)], "base")
     shape = {
@@ -305,11 +450,17 @@ def test_the_toy_judge_prefers_good_answers_to_rude_ones(toy, dataset_of, tmp_pa
             rude.append(answered(at, plans["base"].render(code), code) | sides["base"])
     tuned, base = dataset_of("answers", good, "tuned"), dataset_of("answers", rude, "base")
     config = ArenaConfig(judge_format="toy")
-    manifest = arena.run(answers=tuned, reference=base, judge=str(toy / "judge"), out=tmp_path / "out", config=config)
+    shape = {"answers": tuned, "reference": base, "judge": str(toy / "judge"), "store": str(tmp_path / "store")}
+    manifest = arena.run(**shape, out=tmp_path / "out", config=config)
     for row in manifest.metrics["win_rates"]:
         assert row["win_rate"] > 0.75, row
         assert row["interval_95"][0] > 0.65, row
         assert row["readable_share"] > 0.95, row
+    looser = dataclasses.replace(config, repetitions=100, max_unreadable=0.2)
+    again = arena.run(**shape, out=tmp_path / "again", config=looser)
+    assert (again.digest, sum(row.shards_computed for row in again.ledger)) == (manifest.digest, 0)
+    rates = [[row["win_rate"] for row in m.metrics["win_rates"]] for m in (manifest, again)]
+    assert rates[0] == rates[1]
     back = arena.run(answers=base, reference=tuned, judge=str(toy / "judge"), out=tmp_path / "back", config=config)
     there = {row["language"]: row["win_rate"] for row in manifest.metrics["win_rates"]}
     assert {row["language"]: 1 - row["win_rate"] for row in back.metrics["win_rates"]} == pytest.approx(there)

@@ -2,20 +2,24 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from croco import dataset, rows
+from croco import dataset, models, rows
 from croco.benchmark import BenchmarkConfig, account, choose, run, weights
 from croco.benchmark_datasets import PAPER, LocalDataset, read_local
-from croco.benchmark_records import Record, Score, drop_partial, read_records
-from croco.benchmark_worker import Notes
+from croco.benchmark_records import Record, Score, find, parse_line, read_lines
+from croco.benchmark_worker import Job, Keeper, Notes
 from croco.languages import LANGUAGES
+from croco.store import open_store
 from croco.toy import euroeval as toy_euroeval
 from croco.toy.world import NOUNS, RUDE, TEST
 
@@ -109,7 +113,7 @@ def record(benchmark: str, *metrics: str) -> Record:
 
 
 def notes(unknown: list[str] | None = None, failed: dict[str, str] | None = None) -> Notes:
-    return Notes("16.11.0", "00", unknown or [], failed or {}, {})
+    return Notes(unknown=unknown or [], failed=failed or {})
 
 
 def write_local(folder: Path, *entries: dict[str, Any], data: list[tuple[str, str]] | None = None) -> Path:
@@ -228,7 +232,8 @@ def test_rows_obey_the_contract() -> None:
 def test_records_of_both_versions_are_read_alike(line: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text("\n" + json.dumps(line))  # as version 16 writes it: an empty line first, none at the end
-    found = read_records(path, "model-1")["toy-tone-en"]
+    found = parse_line(read_lines(path)["toy-tone-en"], "here")
+    assert (found.benchmark, found.model) == ("toy-tone-en", "model-1")
     assert (found.task, found.split, found.generative_type) == ("classification", "test", "instruction_tuned")
     mcc, macro_f1 = found.scores
     assert (mcc.metric, mcc.score, mcc.half_width_95) == ("mcc", 13.450245263769892, pytest.approx(1.2234525326641912))
@@ -236,71 +241,82 @@ def test_records_of_both_versions_are_read_alike(line: dict[str, Any], tmp_path:
     assert (macro_f1.metric, macro_f1.half_width_95) == ("macro_f1", pytest.approx(0.7194440159324393))
 
 
-def test_the_half_width_is_not_taken_for_a_standard_error(tmp_path: Path) -> None:
+def test_the_half_width_is_not_taken_for_a_standard_error() -> None:
     # iterations 10, 20, 30: standard deviation 10, standard error 10/sqrt(3) = 5.7735, half width 1.96 times that
     totals = {"test_f1": 20.0, "test_f1_se": 11.316065}
     raw = [{"f1": 10.0}, {"f1": 20.0}, {"f1": 30.0}]  # SQuAD's F1 comes from 0 to 100
-    path = tmp_path / "results.jsonl"
-    path.write_text(json.dumps({**RECORD_16, "results": {"raw": raw, "total": totals}, "validation_split": True}))
-    found = read_records(path, "model-1")["toy-tone-en"]
+    line = {**RECORD_16, "results": {"raw": raw, "total": totals}, "validation_split": True}
+    found = parse_line(json.dumps(line), "here")
     assert found.split == "validation"
     assert found.scores == [Score("f1", 20.0, 11.316065, [10.0, 20.0, 30.0])]
     totals["test_f1_se"] = 5.773503
-    path.write_text(json.dumps({**RECORD_16, "results": {"raw": raw, "total": totals}}))
-    with pytest.raises(ValueError, match=r"results.jsonl:1: .*1\.96 standard errors"):
-        read_records(path, "model-1")
+    with pytest.raises(ValueError, match=r"here: .*1\.96 standard errors"):
+        parse_line(json.dumps(line), "here")
 
 
-def test_another_models_records_are_left_alone_and_a_broken_line_is_named(tmp_path: Path) -> None:
+def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    assert read_records(path, "model-1") == {}
-    path.write_text(json.dumps({**RECORD_16, "model": "model-2"}) + "\n")
-    assert read_records(path, "model-1") == {}
+    assert read_lines(path) == {}
     for broken in ("{", "{}", "5", "[]", '{"schema_version": "0.2.1"}'):
         path.write_text(json.dumps(RECORD_16) + "\n" + broken)
         with pytest.raises(ValueError, match=r"results.jsonl:2: found .*; expected a record of EuroEval 16 or 17"):
-            read_records(path, "model-1")
+            read_lines(path)
+
+
+# what is kept
 
 
 @pytest.mark.parametrize("form", ["\n{0}", "{0}\n"], ids=["EuroEval 16", "EuroEval 17"])
-def test_a_last_line_cut_short_is_dropped_before_euroeval_goes_on(form: str, tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    drop_partial(path)
-    assert not path.exists()
-    line = form.format(json.dumps(RECORD_16 | {"dataset": "vejr-\u00e6"}, ensure_ascii=False)).encode()
-    for whole in (b"", b"\n", line, line + line):
-        path.write_bytes(whole)
-        drop_partial(path)
-        assert path.read_bytes() == whole
-    for cut in (line[:2], line[: line.index(b"\xc3") + 1], line.rstrip()[:-1]):
-        path.write_bytes(line + cut)
-        drop_partial(path)
-        assert path.read_bytes().strip() == line.strip()
-        assert read_records(path, "model-1").keys() == {"vejr-\u00e6"}
-        path.write_bytes(cut)
-        drop_partial(path)
-        assert not path.read_bytes().strip()
+def test_each_record_is_kept_once_when_euroeval_has_appended_it(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store, places = open_store(tmp_path / "store"), {"vejr-\u00e6": "a.json", "toy-tone-en": "b.json"}
+    job = Job(0, "model-1", places, None, True, 3, True, True, None, store.location)
+    keeper = Keeper(job, store, {"chat_template_sha256": "00"})
+    keeper.keep()
+    with Path("results.jsonl").open("a") as file:
+        for name in places:
+            line = json.dumps(RECORD_16 | {"dataset": name}, ensure_ascii=False)
+            file.write(form.format(line))
+            file.flush()
+            keeper.spent[name] = {"seconds": 2.0}
+            keeper.keep()
+            assert store.read(places[name]) == {"line": line, "chat_template_sha256": "00", "seconds": 2.0}
+            store.remove(places[name])  # it is not put again
+    assert not list(store.entries())
 
 
-def test_a_run_that_goes_on_cuts_the_half_written_record_before_euroeval_reads_it(tmp_path: Path) -> None:
-    model, out = tmp_path / "model", tmp_path / "out"
-    model.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (model / name).write_text("{}")
-    folder = write_local(tmp_path / "data", weather())
-    dataset.Writer(out, "benchmarks", stage="benchmark", version=1, config={})  # a run that was killed
-    (out / "euroeval_benchmark_results.jsonl").write_text("\n" + json.dumps(RECORD_16) + '\n{"dataset": "weat')
-    with pytest.raises(RuntimeError, match="found exit status 1"):  # this model has no tokenizer
-        run(model=str(model), datasets=folder, out=out, config=BenchmarkConfig(languages=("gl",)))
-    assert (out / "euroeval_benchmark_results.jsonl").read_text() == "\n" + json.dumps(RECORD_16) + "\n"
+def test_a_record_of_another_model_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results.jsonl").write_text(json.dumps(RECORD_16))
+    job = Job(0, "model-2", {"toy-tone-en": "a.json"}, None, True, 3, True, True, None, "store")
+    with pytest.raises(ValueError, match="found a record of model-1; expected one of model-2"):
+        Keeper(job, open_store("store"), {}).keep()
 
 
-def test_a_broken_line_before_the_last_stays_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    path.write_text("{\n" + json.dumps(RECORD_16))
-    drop_partial(path)
-    with pytest.raises(ValueError, match=r"results.jsonl:1: found .*; expected a record of EuroEval 16 or 17"):
-        read_records(path, "model-1")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"line": json.dumps(RECORD_16 | {"model": "model-2"})}, "found model-2 on toy-tone-en; expected model-1 on"),
+        ({"line": json.dumps(RECORD_16 | {"dataset": "toy"})}, "found model-1 on toy; expected model-1 on toy-tone-en"),
+        ({"line": "{"}, "a.json: found JSONDecodeError"),
+        (None, "a.json: damaged"),
+    ],
+)
+def test_a_stored_record_that_is_of_no_use_is_not_taken(
+    content: dict[str, str] | None, message: str, tmp_path: Path
+) -> None:
+    store = open_store(tmp_path)
+    assert find(store, {"toy-tone-en": "a.json"}, "model-1") == {}
+    store.write("a.json", {"line": json.dumps(RECORD_16)})
+    assert find(store, {"toy-tone-en": "a.json"}, "model-1").keys() == {"toy-tone-en"}
+    if content:
+        store.write("a.json", content)
+    else:
+        (tmp_path / "a.json").write_text("{")
+    with pytest.warns(UserWarning, match=message):
+        assert find(store, {"toy-tone-en": "a.json"}, "model-1") == {}
 
 
 # models
@@ -308,14 +324,31 @@ def test_a_broken_line_before_the_last_stays_an_error(tmp_path: Path) -> None:
 
 def test_only_a_whole_model_in_safetensors_is_taken(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors"):
-        weights(str(tmp_path), None)
+        weights(tmp_path)
     for name in ("config.json", "model.safetensors", "pytorch_model.bin", "modeling.py", "chat_template.jinja"):
         (tmp_path / name).touch()
-    kept = [file.name for file in weights(str(tmp_path), None)]
-    assert kept == ["chat_template.jinja", "config.json", "model.safetensors"]
+    assert [file.name for file in weights(tmp_path)] == ["chat_template.jinja", "config.json", "model.safetensors"]
     (tmp_path / "adapter_config.json").touch()
     with pytest.raises(ValueError, match="found an adapter; expected a whole model"):
-        weights(str(tmp_path), None)
+        weights(tmp_path)
+
+
+def test_data_sets_that_were_changed_since_their_revision_was_noted_are_refused(tmp_path: Path) -> None:
+    folder = write_local(tmp_path / "data", weather())
+    noted = models.pin(str(folder), data=True)
+    (folder / "weather-gl" / "test.csv").write_text("text,label\nsun,bad\n")
+    with pytest.raises(ValueError, match=f"data: found sha256:.*; expected {noted}"):
+        run(model="any", datasets=folder, datasets_revision=noted, out=tmp_path / "out")
+
+
+def test_a_data_set_is_another_when_its_rows_or_its_declaration_are(tmp_path: Path) -> None:
+    def sha256(name: str, rows: list[tuple[str, str]] | None = None, **changes: Any) -> str:
+        [one] = read_local(write_local(tmp_path / name, weather(**changes), data=rows))
+        return one.sha256
+
+    assert sha256("a") == sha256("b")
+    other = [sha256("c", rows=[("sun", "bad")]), sha256("d", prompt="How is {text}?"), sha256("e", examples=1)]
+    assert len({sha256("f"), *other}) == 4
 
 
 # local data sets
@@ -493,7 +526,9 @@ def teach(folder: Path, answers: dict[str, str]) -> None:
 
 
 @pytest.mark.engine
-def test_euroeval_gives_a_model_that_is_always_right_100_without_network_or_cuda_compiler(tmp_path: Path) -> None:
+def test_euroeval_gives_a_model_that_is_always_right_100_however_often_it_is_killed_without_network_or_cuda_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import tiny
 
     choices = [("sun? a. good b. bad", "a"), ("rain? a. good b. bad", "b")]
@@ -506,12 +541,22 @@ def test_euroeval_gives_a_model_that_is_always_right_100_without_network_or_cuda
     before = {file.name: file.read_bytes() for file in model.iterdir()}
     (tmp_path / "home").mkdir()
     command = [sys.executable, "-m", "croco", "benchmark", "--model", str(model), "--datasets", str(folder)]
-    subprocess.run(
-        [*offline(), *command, "--out", str(tmp_path / "out"), "--languages", "en", "gl", "cy"],
-        env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_none"},
-        cwd=Path(__file__).parent.parent,
-        check=True,
+    command += ["--languages", "en", "gl", "cy", "--store", str(tmp_path / "store")]
+    alone: dict[str, Any] = {
+        "env": {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_none"},
+        "cwd": Path(__file__).parent.parent,
+    }
+    store = open_store(tmp_path / "store")
+    killed = subprocess.Popen(
+        [*offline(), *command, "--out", str(tmp_path / "killed")], **alone, start_new_session=True
     )
+    while killed.poll() is None and not list(store.entries()):
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)  # all of its processes, as when a pod ends
+    assert killed.wait() == -signal.SIGKILL
+    [first] = store.entries("shards/benchmark/")
+
+    subprocess.run([*offline(), *command, "--out", str(tmp_path / "out")], **alone, check=True)
     found = dataset.read(tmp_path / "out", "benchmarks").to_pylist()
     assert [(row["benchmark"], row["language"], row["metric"]) for row in found] == [
         ("choice-en", "en", "mcc"),
@@ -524,15 +569,61 @@ def test_euroeval_gives_a_model_that_is_always_right_100_without_network_or_cuda
     manifest = dataset.verify(tmp_path / "out")
     assert dataset.Count("benchmarks", "cy", 1, 0, {"no_local_data_set": 1}) in manifest.counts
     assert manifest.metrics["generative_type"] == ["instruction_tuned"]
-    assert manifest.metrics["seconds"].keys() == {"choice-en", "weather-gl"}
+    assert manifest.models["policy"].keys() == {"id", "sha256", "chat_template_sha256"}
     assert before == {file.name: file.read_bytes() for file in model.iterdir()}
     assert not list((tmp_path / "home").iterdir())
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"manifest.json", "part-00000.parquet"}
 
+    done, computed, _ = manifest.ledger  # what the killed run has done is not done again
+    assert [(row.language, row.shards_computed, row.shards_reused) for row in manifest.ledger] == [
+        ("en", 0, 1),
+        ("gl", 1, 0),
+        (None, 0, 0),
+    ]
+    assert store.find(first.name) == first
+    assert done.seconds > done.run_seconds == 0 and computed.seconds == computed.run_seconds > 0
+    asked = [len(f"^user\n{question}^\n^assistant\n".encode()) for question, _ in choices]
+    assert (done.tokens_in, done.tokens_out) == (sum(asked), 4)
+
+    config = BenchmarkConfig(languages=("en", "gl", "cy"))
+    whole = run(model=str(model), datasets=folder, out=tmp_path / "whole", config=config)
+    assert (whole.digest, whole.counts, whole.metrics, whole.models, whole.warnings) == (
+        manifest.digest,
+        manifest.counts,
+        manifest.metrics,
+        manifest.models,
+        manifest.warnings,
+    )
+    assert {file.name for file in (tmp_path / "whole").iterdir()} == {"manifest.json", "part-00000.parquet"}
+
+    monkeypatch.setattr(sys, "executable", "/none")  # from here on no process can be started
+
+    def again(name: str, **changes: Any) -> dataset.Manifest:
+        arguments = {"model": str(model), "datasets": folder, "store": str(tmp_path / "store"), "config": config}
+        return run(**{**arguments, **changes, "out": tmp_path / name})
+
+    restored = again("restored")  # from the result
+    assert (restored.digest, restored.metrics) == (whole.digest, whole.metrics)
+    assert [row.shards_reused for row in restored.ledger] == [1, 1, 0]
+    part = again("part", config=BenchmarkConfig(languages=("en",)))  # from a record
+    assert dataset.read(tmp_path / "part", "benchmarks").to_pylist() == found[:2]
+    assert part.models == whole.models and [row.shards_reused for row in part.ledger] == [1, 0]
+    for name, changes in {
+        "iterations": {"config": BenchmarkConfig(languages=("en",), iterations=4)},
+        "model": {"model": str(tiny.policy(tmp_path / "other", seed=1))},
+        "data": {"datasets": write_local(tmp_path / "new", {**multiple, "examples": 1}, data=choices * 4)},
+    }.items():
+        with pytest.raises(FileNotFoundError, match="/none"):
+            again(name, **changes)
+
 
 @pytest.mark.engine
-def test_the_toy_policy_is_benchmarked_on_the_toy_data_sets(toy: Path, tmp_path: Path) -> None:
-    config = BenchmarkConfig(languages=("en", "de", "fr", "es"))
-    manifest = run(model=str(toy / "policy"), datasets=toy / "euroeval", out=tmp_path / "out", config=config)
-    assert manifest.rows == 16
-    assert sum(count.rows_out for count in manifest.counts if count.unit == "benchmarks") == 8
+def test_a_child_that_fails_ends_the_stage(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "model" / name).write_text("{}")  # no tokenizer
+    folder = write_local(tmp_path / "data", weather())
+    config = BenchmarkConfig(languages=("gl",))
+    with pytest.raises(RuntimeError, match="found exit status 1"):
+        run(model=str(tmp_path / "model"), datasets=folder, out=tmp_path / "out", config=config)
+    assert not (tmp_path / "out" / dataset.MANIFEST).exists()

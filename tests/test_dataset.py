@@ -9,7 +9,8 @@ import pytest
 from conftest import DatasetOf
 
 from croco import __main__, dataset, rows, show
-from croco.dataset import Count, Tally, Writer
+from croco.dataset import Count, Tally
+from croco.writer import Writer
 
 SCORE = {"prompt_id": "p", "language": "da", "sample_index": 0, "reward": 0.5}
 

@@ -4,12 +4,14 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import tiny
 
 from croco import dataset, engine, rows
 from croco.engine import Completion, Sampling
 from croco.sample import DECODING, Decoding, SampleConfig, resolve, run, sample
+from croco.shards import Share
 
 EUROLLM, AYA = "utter-project/EuroLLM-9B-Instruct-2512", "CohereLabs/tiny-aya-global"
 FIXED = SampleConfig(n=3, temperature=0.7, top_p=1.0, top_k=0, max_tokens=10, min_room=4)
@@ -82,7 +84,7 @@ def test_every_table_entry_says_where_its_values_are_from() -> None:
         ("top_k", -1),
         ("max_tokens", 0),
         ("min_room", 0),
-        ("prompts_per_part", 0),
+        ("shard_prompts", 0),
         ("gpus", 0),
         ("max_model_len", 0),
     ],
@@ -202,21 +204,41 @@ def test_run_samples_all_languages_with_one_engine_and_the_same_rows_in_any_orde
     dutch = [full("Wat?", "a", "nl", "train"), full("<|im_end|>", "c", "nl", "eval")]
     datasets = [dataset_of("prompts", danish, "da"), dataset_of("prompts", dutch, "nl")]
     policy = str(tiny.policy(tmp_path / "policy"))
-    config = SampleConfig(n=16, temperature=1.0, top_p=1.0, top_k=0, max_tokens=24, min_room=24, prompts_per_part=2)
+    config = SampleConfig(n=16, temperature=1.0, top_p=1.0, top_k=0, max_tokens=24, min_room=24, shard_prompts=2)
 
-    manifest = run(prompts=datasets, model=policy, out=tmp_path / "one", config=config)
-    again = run(prompts=datasets[::-1], model=policy, out=tmp_path / "two", config=config)
+    store = str(tmp_path / "store")
 
-    assert manifest.digest == again.digest
+    manifest = run(prompts=datasets, model=policy, out=tmp_path / "one", store=store, config=config)
+
     answers = dataset.unique(dataset.read(tmp_path / "one", "samples"), "samples")
     assert len(set(answers["text"].to_pylist())) > 20
     assert {(r["prompt_id"], r["language"]) for r in answers.to_pylist()} == {("a", "da"), ("c", "da"), ("a", "nl")}
     counts = {count.language: count for count in manifest.counts}
     assert (counts["da"].rows_in, counts["da"].dropped["over_context"]) == (48, 16)
     assert (counts["nl"].rows_in, counts["nl"].dropped["special_token"]) == (32, 16)
-    assert len(manifest.files) == 2, "a part a file, none for the part that has only the refused prompt"
-    assert manifest.metrics["generated_tokens"] >= sum(map(len, answers["token_ids"].to_pylist()))
     assert set(manifest.metrics["language_fidelity"]) == set(manifest.metrics["cut"]) == {"da", "nl"}
     assert all(0 <= share <= 1 for share in manifest.metrics["cut"].values())
-    assert set(manifest.models["policy"]) == {"id", "sha256", "template"}
+    assert set(manifest.models["policy"]) == {"id", "sha256", "chat_template_sha256"}
     assert manifest.config["max_tokens"] == 24
+    ledger = {row.language: row for row in manifest.ledger}
+    assert sum(row.shards_computed for row in ledger.values()) == len(list(Path(store).glob("shards/sample/*.json")))
+    assert ledger["nl"].tokens_out >= sum(len(r["token_ids"]) for r in answers.to_pylist() if r["language"] == "nl")
+    assert ledger["nl"].gpu_seconds == ledger[None].gpu_seconds == 0
+
+    other_order = run(prompts=datasets[::-1], model=policy, out=tmp_path / "two", store=store, config=config)
+    assert other_order.digest == manifest.digest
+    assert sum(row.shards_computed for row in other_order.ledger) == 0
+
+    halves = []
+    for group in (0, 1):
+        out, share = tmp_path / f"half {group}", Share(group=group, groups=2)
+        run(prompts=datasets, model=policy, out=out, share=share, config=config)  # no store: sampled anew
+        halves.append(dataset.read(out, "samples"))
+    key = [(name, "ascending") for name in rows.CONTRACTS["samples"].key]
+    assert pa.concat_tables(halves).sort_by(key) == answers.sort_by(key), "groups change no row"
+    assert all(len(half) for half in halves)
+
+    danish = run(
+        prompts=datasets, model=policy, out=tmp_path / "danish", share=Share(("da",)), store=store, config=config
+    )
+    assert [count.language for count in danish.counts] == ["da"]

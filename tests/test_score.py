@@ -1,29 +1,26 @@
 """Score: a reward for every answer or a counted reason, equal to what transformers gives."""
 
+import functools
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from dataclasses import replace
+from itertools import groupby, pairwise
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from croco import dataset, engine
+from croco import chat, dataset, engine
+from croco.conversations import Answer, Answers, encode, handful
+from croco.dataset import Manifest
 from croco.rows import conform
-from croco.score import (
-    Answer,
-    ScoreConfig,
-    check_finite,
-    check_parity,
-    encode,
-    handful,
-    run,
-    score,
-    together,
-)
+from croco.score import ScoreConfig, check_finite, check_parity, run, score, within, work
+from croco.shards import bucket_of
+from croco.writer import Writer
 
 TURNS = {("da", "p"): [{"role": "user", "content": "hej"}], ("da", "q"): [{"role": "user", "content": "godaften"}]}
 
@@ -99,16 +96,6 @@ def test_a_prompts_answers_go_to_the_engine_side_by_side_in_whatever_order_they_
     assert len(list(groupby(prompts))) == 2
     assert shuffled.seen == straight.seen
     assert found == expected
-
-
-def test_files_are_read_apart_unless_a_prompts_answers_lie_in_several() -> None:
-    one, two, three, four = (Path(name) for name in "1234")
-    a, b, c, d = (("da", name) for name in "abcd")
-
-    assert together({one: {a}, two: {b}, three: {c}}) == [[one], [two], [three]]
-    assert together({three: {c}, one: {a}, two: {b}}) == [[one], [two], [three]]
-    assert together({one: {a}, two: {b}, three: {c, a}, four: {d}}) == [[one, three], [two], [four]]
-    assert together({one: {a}, two: {b}, three: {b, a}, four: {("nl", "a")}}) == [[one, two, three], [four]]
 
 
 @pytest.mark.parametrize(("limit", "dropped"), [(22, {}), (21, {"over_long": 1})])
@@ -210,6 +197,7 @@ def test_parity_is_probed_from_the_shortest_to_the_longest() -> None:
         ("parity_tolerance", float("nan")),
         ("max_not_finite", 1.5),
         ("max_not_finite", -0.1),
+        ("shard_prompts", 0),
         ("gpus", 0),
     ],
 )
@@ -235,6 +223,259 @@ def samples(keys: Iterable[tuple[str, str]], texts: Sequence[str]) -> list[dict[
     ]
 
 
+# --- shards
+
+KEYS = [(language, f"{number:02}") for language in ("da", "nl") for number in range(12)]
+TEXTS = ["ja", "nej", "ja", "x" * 90, "a!"]
+BY_2 = ScoreConfig(shard_prompts=2)
+
+
+class Fake:
+    """A reward model that gives each conversation's length, a plain forward that is off by little, and their counts."""
+
+    gpus, tokens_out = 2, 0
+
+    def __init__(self, off: float = 1e-4) -> None:
+        self.off, self.seen, self.loaded = off, list[str](), 0
+
+    @property
+    def tokens_in(self) -> int:
+        return sum(map(len, self.seen))
+
+    def start(self, probes: Sequence[list[int]]) -> tuple[list[float], "Fake"]:
+        assert not self.loaded, "the plain forward comes before the engine, once"
+        self.loaded += 1
+        return [reward + self.off for reward in by_length(probes)], self
+
+    def __call__(self, conversations: Sequence[list[int]]) -> list[float]:
+        self.seen += map(tiny.Letters.decode, conversations)
+        return by_length(conversations)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, dataset_of: Callable[..., Path]) -> Callable[..., Manifest]:
+    """stage(name, fake, ...) -> the manifest of a run by `fake`, written to tmp_path / name."""
+
+    def run(
+        name: str,
+        fake: Fake,
+        data: Sequence[Sequence[Mapping[str, object]]] | None = None,
+        store: str | None = "store",
+        config: ScoreConfig = BY_2,
+        asked: Sequence[Mapping[str, object]] | None = None,
+    ) -> Manifest:
+        """`data`: rows of several datasets of samples."""
+        data = [samples(KEYS, TEXTS)] if data is None else data
+        questions = [dataset_of("prompts", prompts(KEYS) if asked is None else asked, f"{name} prompts")]
+        answers = [
+            dataset_of("samples", rows, f"{name} samples {at}", may_be_empty=True) for at, rows in enumerate(data)
+        ]
+        writer = Writer(
+            tmp_path / name, "scores", stage="score", version=1, config=config, inputs=[*questions, *answers],
+            models={"reward": {"id": "fake"}}, store=store and str(tmp_path / store), neutral=["gpus"],
+        )  # fmt: skip
+        if writer.done:
+            return writer.done
+        given = Answers(questions, answers, config.shard_prompts)
+        return work(writer, given, tiny.Letters(), config.max_length or 100, config, fake.start)
+
+    return run
+
+
+def computed(manifest: Manifest) -> tuple[int, int]:
+    """How many shards were computed and reused."""
+    return sum(row.shards_computed for row in manifest.ledger), sum(row.shards_reused for row in manifest.ledger)
+
+
+def forget(store: Path, *kinds: str) -> None:
+    """Remove records: `results`, or every other one of `shards`."""
+    for kind in kinds:
+        for record in sorted((store / kind / "score").glob("*.json"))[:: 2 if kind == "shards" else 1]:
+            record.unlink()
+
+
+def outcome(manifest: Manifest) -> tuple[object, ...]:
+    return manifest.digest, manifest.counts, manifest.metrics
+
+
+def test_a_stage_scores_each_shard_by_prompt_and_sample(tmp_path: Path, stage: Callable[..., Manifest]) -> None:
+    fake = Fake()
+    manifest = stage("one", fake)
+    assert computed(manifest)[0] > 8, "12 prompts by 2 on average, in two languages"
+    scores = dataset.unique(dataset.read(tmp_path / "one", "scores"), "scores")
+    for part in dataset.parts(tmp_path / "one", "scores"):
+        keys = [(r["language"], bucket_of(r["prompt_id"], 8), r["prompt_id"]) for r in pq.read_table(part).to_pylist()]
+        assert keys == sorted(keys) and len({key[:2] for key in keys}) == 1
+    length = len("user:da 00?;assistant:;")
+    assert {(r["sample_index"], r["reward"]) for r in scores.to_pylist()} == {
+        *((0, length + 2), (1, length + 3), (2, length + 2))
+    }
+    assert [(c.language, c.rows_in, c.rows_out, c.dropped) for c in manifest.counts] == [
+        (language, 60, 36, {"over_long": 12, "special_token": 12}) for language in ("da", "nl")
+    ]
+    assert len(fake.seen) == 24 * 2 + manifest.metrics["parity"]["answers"], "equal answers to a prompt once"
+    mean = length + 7 / 3
+    assert manifest.metrics == {
+        "parity": {
+            "answers": manifest.metrics["parity"]["answers"], "difference": pytest.approx(1e-4), "tolerance": 1e-3,
+            "precision": "float32",
+        },
+        "reward_mean": pytest.approx({"da": mean, "nl": mean}),
+        "reward_std": pytest.approx({"da": (2 / 9) ** 0.5, "nl": (2 / 9) ** 0.5}),
+        "distinct_share": {"da": 4 / 5, "nl": 4 / 5},
+        "prompts_without_answers": 0,
+    }  # fmt: skip
+    assert manifest.models == {"reward": {"id": "fake", "chat_template_sha256": chat.template_sha256(tiny.Letters())}}
+
+
+def test_a_stage_that_finds_every_shard_loads_no_engine_and_says_the_same(
+    tmp_path: Path, stage: Callable[..., Manifest]
+) -> None:
+    first, fake = stage("one", Fake()), Fake()
+    forget(tmp_path / "store", "results")
+
+    second = stage("two", fake)
+
+    assert (fake.loaded, computed(second)) == (0, (0, computed(first)[0]))
+    assert outcome(second) == outcome(first)
+    assert second.metrics["parity"]["difference"] > 0
+
+
+def test_a_stored_result_is_fetched_whole(tmp_path: Path, stage: Callable[..., Manifest]) -> None:
+    first, fake = stage("one", Fake()), Fake()
+
+    second = stage("two", fake)
+
+    assert (fake.loaded, outcome(second)) == (0, outcome(first))
+    dataset.verify(tmp_path / "two")
+
+
+def test_only_shards_that_are_gone_are_scored_and_the_files_are_the_same(
+    tmp_path: Path, stage: Callable[..., Manifest]
+) -> None:
+    first, fake = stage("one", Fake()), Fake(off=5e-4)
+    forget(tmp_path / "store", "results", "shards")
+
+    second = stage("two", fake)
+
+    done, reused = computed(second)
+    assert done == (computed(first)[0] + 1) // 2 and done + reused == computed(first)[0]
+    assert (fake.loaded, second.digest, second.counts) == (1, first.digest, first.counts)
+    assert second.metrics["parity"]["difference"] == pytest.approx(5e-4), "the largest of both engines"
+    assert second.metrics | {"parity": 0} == first.metrics | {"parity": 0}
+
+
+@settings(max_examples=25)
+@given(order=st.randoms(use_true_random=False), cuts=st.lists(st.integers(0, 120), max_size=4))
+def test_shards_do_not_depend_on_the_files_that_answers_come_in(
+    order: random.Random, cuts: Sequence[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rows = samples(KEYS, TEXTS)
+    shuffled = order.sample(rows, len(rows))
+    ends = [0, *sorted(cuts), len(rows)]
+    found = []
+    for name, layout in (("one", [rows]), ("parts", [shuffled[a:b] for a, b in pairwise(ends)])):
+        out = tmp_path_factory.mktemp(name)
+        writer = Writer(out / "samples", "samples", stage="test", version=1, config={})
+        for part in layout:
+            writer.add(part)
+        writer.finish([dataset.Count("samples", None, len(rows), len(rows))])
+        writer = Writer(out / "prompts", "prompts", stage="test", version=1, config={})
+        writer.add(prompts(KEYS))
+        writer.finish([dataset.Count("prompts", None, 24, 24)])
+        answers = Answers([out / "prompts"], [out / "samples"], 2)
+        found.append([answers.shard(number) for number in range(len(answers.parts))])
+    assert found[0] == found[1]
+
+
+def test_groups_of_samples_give_the_rows_of_one(tmp_path: Path, stage: Callable[..., Manifest]) -> None:
+    whole = stage("one", Fake())
+    rows = samples(KEYS, TEXTS)
+    parts = []
+    for group in (0, 1, 2):
+        given = [row for row in rows if bucket_of(str(row["prompt_id"]), 8) % 3 == group]
+        parts.append(stage(f"group {group}", Fake(), [given]))
+    assert sum(part.rows for part in parts) == whole.rows
+    assert [computed(part)[0] for part in parts] == [0, 0, 0], "the shards are those of the whole"
+    assert {file["sha256"] for part in parts for file in part.files} == {file["sha256"] for file in whole.files}
+    assert [part.metrics["prompts_without_answers"] > 0 for part in parts] == [True] * 3
+
+
+def test_a_group_without_answers_gives_no_scores_and_loads_no_engine(stage: Callable[..., Manifest]) -> None:
+    fake = Fake()
+    manifest = stage("none", fake, [[]])
+    assert (manifest.rows, manifest.counts, fake.loaded) == (0, [], 0)
+    assert manifest.metrics["prompts_without_answers"] == 24 and manifest.metrics["parity"] is None
+
+
+def test_a_group_whose_answers_are_all_dropped_is_counted(stage: Callable[..., Manifest]) -> None:
+    manifest = stage("dropped", Fake(), [samples(KEYS[:1], ["a!"])])
+    assert manifest.counts == [dataset.Count("scores", "da", 1, 0, {"special_token": 1})]
+    with pytest.raises(ValueError, match="found no scores to write"):
+        stage("all", Fake(), [samples(KEYS, ["a!"])])
+
+
+def test_the_first_shard_that_has_any_answer_to_score_gives_the_probes(stage: Callable[..., Manifest]) -> None:
+    by_bucket: dict[int, list[str]] = {}
+    for language, name in KEYS:
+        if language == "da":
+            by_bucket.setdefault(bucket_of(name, 8), []).append(name)
+    nothing, probed, *_ = sorted(by_bucket)
+    special = [("da", name) for name in by_bucket[nothing]]
+    fake = Fake()
+    rows = [*samples(special, ["a!"]), *samples([key for key in KEYS if key not in special], ["ja"])]
+
+    manifest = stage("one", fake, [rows])
+
+    probes = fake.seen[: manifest.metrics["parity"]["answers"]]
+    assert sorted(probes) == [f"user:da {name}?;assistant:ja;" for name in sorted(by_bucket[probed])]
+
+
+def test_shards_do_not_depend_on_gpus_or_thresholds(stage: Callable[..., Manifest]) -> None:
+    first, fake = stage("one", Fake()), Fake()
+    other = replace(BY_2, gpus=8, max_not_finite=0.5, parity_answers=2, parity_tolerance=0.01)
+    second = stage("two", fake, config=other)
+    assert (fake.loaded, computed(second)) == (0, (0, computed(first)[0]))
+    assert computed(stage("three", fake, config=replace(BY_2, max_length=99)))[1] == 0
+
+
+def test_rewards_of_an_engine_that_is_tolerated_no_longer_are_not_taken(stage: Callable[..., Manifest]) -> None:
+    stage("one", Fake(off=5e-4))
+    with pytest.raises(ValueError, match=r"a stored shard whose rewards differ by up to 0\.0005.*; expected 0\.0004"):
+        stage("two", Fake(), config=replace(BY_2, parity_tolerance=4e-4))
+    assert within({"answers": 1, "difference": 0.2, "precision": "bfloat16"}, None)["tolerance"] == 0.25
+
+
+def test_a_changed_prompt_is_scored_again_with_its_shard_alone(stage: Callable[..., Manifest]) -> None:
+    first, fake = stage("one", Fake()), Fake()
+    asked = prompts(KEYS)
+    asked[3]["messages"] = [{"role": "user", "content": "something else"}]
+    second = stage("two", fake, asked=asked[::-1])
+    assert computed(second) == (1, computed(first)[0] - 1)
+    third = stage("three", Fake(), asked=[*asked, *prompts([("da", "unanswered")])])
+    assert computed(third) == (0, computed(first)[0]), "as long as the number of buckets stays"
+    assert third.metrics["prompts_without_answers"] == 1
+
+
+def test_an_answer_that_is_there_twice_is_refused(stage: Callable[..., Manifest]) -> None:
+    rows = samples(KEYS, TEXTS)
+    with pytest.raises(ValueError, match=r"found 2 rows with .*'sample_index': 0"):
+        stage("one", Fake(), [rows, rows[:1]])
+
+
+def test_rewards_that_are_not_finite_fail_the_stage_before_the_rest_is_scored(stage: Callable[..., Manifest]) -> None:
+    class Broken(Fake):
+        def __call__(self, conversations: Sequence[list[int]]) -> list[float]:
+            probing = not self.seen
+            rewards = super().__call__(conversations)
+            return rewards if probing else [float("nan")] * len(rewards)
+
+    fake = Broken()
+    with pytest.raises(ValueError, match="of 120 rewards not finite"):
+        stage("one", fake)
+    assert len({text[:11] for text in fake.seen}) < 6, "a shard's prompts"
+
+
 @pytest.mark.engine
 def test_run_gives_the_rewards_of_a_transformers_forward(tmp_path: Path, dataset_of: Callable[..., Path]) -> None:
     import torch
@@ -249,10 +490,24 @@ def test_run_gives_the_rewards_of_a_transformers_forward(tmp_path: Path, dataset
     halves = [dataset_of("samples", rows[:13], "one"), dataset_of("samples", rows[13:], "two")]
     model = str(tiny.reward(tmp_path / "reward"))
 
-    manifest = run(prompts=[asked], samples=[answered], model=model, out=tmp_path / "scores")
-    shuffled = run(prompts=[asked], samples=halves, model=model, out=tmp_path / "shuffled")
+    store = tmp_path / "store"
+    again = functools.partial(run, prompts=[asked], model=model, store=str(store))
 
+    manifest = again(samples=[answered], out=tmp_path / "scores", config=ScoreConfig(shard_prompts=1))
+    shuffled = run(
+        prompts=[asked], samples=halves, model=model, out=tmp_path / "shuffled", config=ScoreConfig(shard_prompts=1)
+    )
     assert manifest.digest == shuffled.digest
+    run(prompts=[asked], samples=halves, model=model, out=tmp_path / "together")
+    by_key = [(name, "ascending") for name in ("language", "prompt_id", "sample_index")]
+    one_by_one, at_once = (dataset.read(tmp_path / name, "scores").sort_by(by_key) for name in ("scores", "together"))
+    assert one_by_one == at_once, "in float32 on a CPU, to the last bit"
+
+    restored = again(samples=[answered], out=tmp_path / "restored", config=ScoreConfig(shard_prompts=1, gpus=2))
+    assert (outcome(restored), computed(restored)) == (outcome(manifest), (0, 3))
+    forget(store, "results", "shards")
+    resumed = again(samples=halves, out=tmp_path / "resumed", config=ScoreConfig(shard_prompts=1))
+    assert (resumed.digest, resumed.counts, computed(resumed)) == (manifest.digest, manifest.counts, (2, 1))
     scores = dataset.unique(dataset.read(tmp_path / "scores", "scores"), "scores").to_pylist()
     plain = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32)
     for one in scores:
@@ -271,11 +526,11 @@ def test_run_gives_the_rewards_of_a_transformers_forward(tmp_path: Path, dataset
         ("nl", 10, 8, {"over_long": 1, "special_token": 1}),
     ]
     parity = manifest.metrics["parity"]
-    assert parity["answers"] == 8
+    assert parity["answers"] == 7, "ja, nej and 5 more to the first prompt"
     assert parity["difference"] < parity["tolerance"] == 1e-3
     assert manifest.metrics["distinct_share"] == {"da": 0.9, "nl": 0.9}
     assert manifest.metrics["prompts_without_answers"] == 1
-    assert set(manifest.models["reward"]) == {"id", "sha256", "template"}
+    assert set(manifest.models["reward"]) == {"id", "sha256", "chat_template_sha256"}
 
 
 @pytest.mark.engine

@@ -1,18 +1,18 @@
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from croco import curves, dataset, train, trainer
+from croco import curves, dataset, encoding, train, trainer
+from croco.store import open_store
 from croco.train import TrainConfig, accumulation
+from croco.writer import Writer
 
 CHOSEN = ["Yes, of course.", "Ja, selvfølgelig, det kan du tro!", "7"]
 REJECTED = ["No.", "Aldrig i livet", "Perhaps tomorrow, who knows?"]
@@ -53,17 +53,6 @@ def sft_row(number: int, **other: Any) -> dict[str, Any]:
     }
 
 
-class Letters:
-    """A tokenizer of one token a character, and one for `~~`, so that an answer may merge with its prompt's end."""
-
-    all_special_tokens = ("<end>",)
-    bos_token_id = eos_token_id = None
-
-    def apply_chat_template(self, turns: Sequence[Any], *, add_generation_prompt: bool, return_dict: bool) -> list[int]:
-        text = "".join(f"{turn['role'][0]}~{turn['content']}." for turn in turns) + "a~" * add_generation_prompt
-        return [ord(character) for character in text.replace("~~", "≈")]
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -101,66 +90,11 @@ def test_processes_repeat_rows_only_where_they_do_not_divide() -> None:
     assert train.repeated(32, config, processes=8) == 0
 
 
-def test_rows_that_cannot_be_trained_on_are_counted_and_the_others_are_whole() -> None:
-    prompt = [{"role": "user", "content": "hi"}]  # u~hi.a~ is 7 tokens
-    data = [
-        pair(0, prompt=prompt, chosen="abc", rejected="d"),
-        pair(1, prompt=prompt, chosen="abcd", rejected="d"),  # 7 + 4 + 1 = 12 tokens
-        pair(2, prompt=prompt, chosen="a", rejected="<end>"),
-        pair(3, prompt=prompt, chosen="~a", rejected="d"),
-    ]
-    tally = dataset.Tally("pairs")
-    config = TrainConfig(max_length=11)
-    assert list(train.encode(data, Letters(), config, tally)) == [
-        {
-            "prompt_ids": [ord(c) for c in "u~hi.a~"],
-            "chosen_ids": [ord(c) for c in "abc."],
-            "rejected_ids": [ord(c) for c in "d."],
-        }
-    ]
-    assert tally.counts() == [
-        dataset.Count("pairs", "da", 2, 0, {"over_long": 1, "prompt_not_prefix": 1}),
-        dataset.Count("pairs", "en", 2, 1, {"special_token": 1}),
-    ]
-
-
-def test_sft_rows_have_no_label_on_the_prompt() -> None:
-    [row] = train.encode([sft_row(0, completion="ok")], Letters(), TrainConfig(method="sft"), dataset.Tally("rows"))
-    text = "u~May I, number 0?.a~ok."
-    assert row == {"input_ids": [ord(c) for c in text], "labels": [-100] * 21 + [ord(c) for c in "ok."]}
-
-
-def test_tokens_of_a_pair_count_its_prompt_twice(tmp_path: Path) -> None:
-    rows = [{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5, 6]}] * 1001
-    assert train.write_ids(tmp_path / "ids.arrow", iter(rows)) == 1001
-    assert train.tokens_in(tmp_path / "ids.arrow") == 1001 * 8
-
-
 def test_data_of_the_other_method_are_refused(tmp_path: Path, dataset_of: Callable[..., Path]) -> None:
     rows = dataset_of("sft", [sft_row(0)])
     with pytest.raises(ValueError, match="found a dataset of sft; expected pairs, as method dpo needs"):
         train.run(data=[rows], model="base", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_an_unknown_split_is_refused(tmp_path: Path, dataset_of: Callable[..., Path]) -> None:
-    rows = dataset_of("pairs", [pair(0), pair(1, split="test")])
-    with pytest.raises(ValueError, match=r"pairs.split: found \['test'\]; expected train or eval"):
-        train.run(data=[rows], model="base", out=tmp_path / "out")
-
-
-def test_the_newest_whole_checkpoint_of_the_same_run_is_resumed_and_the_others_are_removed(tmp_path: Path) -> None:
-    for step, run in [(5, "this"), (10, "this"), (15, "this"), (20, "other"), (100, None)]:
-        checkpoint = tmp_path / f"checkpoint-{step}"
-        checkpoint.mkdir()
-        (checkpoint / "weights").write_text(str(step))
-        if run:
-            trainer.seal(checkpoint, {"run": run})
-    (tmp_path / "checkpoint-15" / "weights").write_text("cut")
-    assert trainer.last_checkpoint(tmp_path, {"run": "this"}) == "checkpoint-10"
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
-    assert trainer.last_checkpoint(tmp_path, None) is None
-    assert not list(tmp_path.iterdir())
 
 
 def test_metrics_keep_what_a_rerun_repeats(tmp_path: Path) -> None:
@@ -215,8 +149,9 @@ def job_of(out: Path, rows: list[dict[str, Any]], policy: Path, **config: Any) -
 
     chosen = TrainConfig(**config)
     (out / trainer.CHECKPOINTS).mkdir(parents=True)
-    ids = train.encode(rows, chat.load_tokenizer(str(policy)), chosen, dataset.Tally("rows"))
-    train.write_ids(out / trainer.CHECKPOINTS / "train.arrow", ids)
+    tokenizer = chat.load_tokenizer(str(policy))
+    ids = encoding.encode(rows, tokenizer, chosen.method, chosen.max_length, dataset.Tally("rows"))
+    encoding.write(out / trainer.CHECKPOINTS / "train.arrow", ids)
     return {
         "owner": os.getpid(),
         "base": str(policy),
@@ -226,7 +161,15 @@ def job_of(out: Path, rows: list[dict[str, Any]], policy: Path, **config: Any) -
         "splits": ["train"],
         "identity": {},
         "checkpoint": None,
+        "seconds": 0.0,
+        "store": None,
     }
+
+
+def tokens_of(row: dict[str, Any]) -> int:
+    """Tokens of a pair: to the tiny policy's tokenizer a byte is one, and so is a turn's mark; its prompt twice."""
+    prompt = len(f"^user\n{row['prompt'][0]['content']}^\n^assistant\n".encode())
+    return sum(prompt + len(f"{row[side]}^\n".encode()) for side in ("chosen", "rejected"))
 
 
 @pytest.mark.engine
@@ -287,7 +230,7 @@ def test_dpo_starts_at_ln_2_separates_the_pairs_and_counts_every_row(
     assert manifest.metrics["train_loss"] < 0.4
     assert manifest.metrics["eval_margin"] > 0
     assert manifest.models["base"]["id"] == "policy"
-    assert manifest.models["base"].keys() == {"id", "sha256", "template_sha256"}
+    assert manifest.models["base"].keys() == {"id", "sha256", "chat_template_sha256"}
     assert [entry["path"] for entry in manifest.files] == [
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
@@ -301,7 +244,15 @@ def test_dpo_starts_at_ln_2_separates_the_pairs_and_counts_every_row(
         "training.svg",
     ]
     assert dataset.verify(tmp_path / "out") == manifest
+    [spent] = manifest.ledger
+    assert (spent.language, spent.tokens_out, spent.gpu_seconds) == (None, 0, 0)
+    assert spent.tokens_in == sum(map(tokens_of, rows[:16]))
+    assert spent.seconds == spent.run_seconds > 0
     assert not (tmp_path / "out" / trainer.CHECKPOINTS).exists()
+    summary = train.summary(tmp_path / "out", tmp_path / "summary")
+    assert dataset.verify(tmp_path / "summary") == summary
+    assert [entry["path"] for entry in summary.files] == ["metrics.jsonl", "training.svg"]
+    assert (summary.inputs, summary.config, summary.metrics) == (manifest.inputs, manifest.config, manifest.metrics)
     texts = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert not any(str(policy.parent).encode() in text or str(tmp_path).encode() in text for text in texts)
 
@@ -363,36 +314,97 @@ def test_sft_learns_from_completion_tokens_only(tmp_path: Path, policy: Path, da
     assert [count.unit for count in manifest.counts] == ["train rows", "train rows"]
 
 
-@pytest.mark.engine
-def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(
-    tmp_path: Path, policy: Path, dataset_of: Callable[..., Path]
-) -> None:
-    rows = dataset_of("pairs", [*[pair(number) for number in range(240)], pair(240, split="eval")])
-    flags = {**SMALL, "checkpoint_steps": 5, "disable_dropout": False, "eval_steps": 9}
-    whole = train.run(data=[rows], model=str(policy), out=tmp_path / "whole", config=TrainConfig(**flags))
-
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "croco", "train", "--data", str(rows), "--model", str(policy), "--out", str(out)]
-    options = [text for name, value in flags.items() if value is not False for text in (f"--{name}", str(value))]
-    process = subprocess.Popen(
-        [*command, *options, "--no-disable-dropout"],
+def attempts(*each: dict[str, Any]) -> None:
+    """Do each in a process of its own, which is killed at its instant (tests/attempts.py)."""
+    subprocess.run(
+        [sys.executable, Path(__file__).with_name("attempts.py")],
+        input=json.dumps(each).encode(),
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
     )
-    sealed = out / trainer.CHECKPOINTS / "checkpoint-10" / dataset.MANIFEST
-    while process.poll() is None and not sealed.exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert sealed.exists()
-    assert not (out / dataset.MANIFEST).exists()
 
-    resumed = train.run(data=[rows], model=str(policy), out=out, config=TrainConfig(**flags))
-    step = int(resumed.metrics["resumed_from"].split("-")[1])
-    assert 10 <= step < 60 == resumed.metrics["steps"]
-    assert (out / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+
+def run(arguments: dict[str, Any], out: Path) -> dataset.Manifest:
+    """Do one here, to its end."""
+    typed = {"data": [Path(arguments["data"])], "config": TrainConfig(**arguments["config"])}
+    return train.run(**{**arguments, **typed, "out": out})
+
+
+def resumed_from(out: Path) -> str | None:
+    """The checkpoint a killed run had gone on from."""
+    found: str | None = json.loads((out / trainer.CHECKPOINTS / "job.json").read_text())["checkpoint"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dataset.Manifest]:
+    """(what `train.run` needs for 30 steps with dropout and evaluations in between, what comes of it)."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    writer = Writer(folder / "pairs", "pairs", stage="test", version=1, config={})
+    writer.add([*[pair(number) for number in range(120)], pair(120, split="eval")])
+    writer.finish([dataset.Count("pairs", None, 121, 121)])
+    config = {**SMALL, "checkpoint_steps": 5, "disable_dropout": False, "eval_steps": 9}
+    arguments = {"data": str(folder / "pairs"), "model": str(policy), "config": config}
+    return arguments, run(arguments, folder / "out")
+
+
+@pytest.mark.engine
+def test_a_run_that_is_killed_goes_on_in_its_directory_and_ends_as_if_it_had_not_been(
+    tmp_path: Path, uninterrupted: tuple[dict[str, Any], dataset.Manifest]
+) -> None:
+    arguments, whole = uninterrupted
+    out = tmp_path / "out"
+    unsealed, merging = r"os.rename .*checkpoint-10/manifest.json", r"open .*out/merged/"
+    attempts(*[{**arguments, "out": str(out), "until": [instant]} for instant in (unsealed, merging)])
+    assert resumed_from(out) == "checkpoint-5"
+    resumed = run(arguments, out)
+    assert resumed.metrics == {**whole.metrics, "resumed_from": "checkpoint-30"}
     assert resumed.digest == whole.digest  # adapter, merged model, metrics and plot, byte for byte
+    assert resumed.ledger[0].seconds > resumed.ledger[0].run_seconds  # training is in the first alone
+
+
+@pytest.mark.engine
+def test_a_run_that_is_killed_goes_on_from_the_store_in_any_directory_and_ends_as_if_it_had_not_been(
+    tmp_path: Path, uninterrupted: tuple[dict[str, Any], dataset.Manifest]
+) -> None:
+    arguments, whole = uninterrupted
+    store = tmp_path / "store"
+    instants = {
+        "half of a checkpoint's files are there": [r"os.rename .*/5\.json'", *[r"os.rename .*/files/"] * 4],
+        "all are, but not its record": [r"os.rename .*/15\.json'"],
+        "a checkpoint is superseded, but still there": [r"os.remove .*/10\.json'"],
+        "the result's files are there, but not its record": [r"os.rename .*/results/train/"],
+    }
+    runs = [
+        {**arguments, "store": str(store), "out": str(tmp_path / str(number)), "until": until}
+        for number, until in enumerate(instants.values())
+    ]
+    runs[2]["config"] = {**arguments["config"], "checkpoint_steps": 6}  # weights do not depend on it
+    attempts(*runs)
+    assert [resumed_from(tmp_path / str(number)) for number in range(4)] == [
+        None,
+        "checkpoint-5",
+        "checkpoint-10",
+        "checkpoint-18",
+    ]
+    resumed = run({**arguments, "store": str(store)}, tmp_path / "4")
+    assert resumed.metrics == {**whole.metrics, "resumed_from": "checkpoint-30"}
+    assert resumed.digest == whole.digest
+    assert [entry.name for entry in open_store(store).entries("checkpoints/")] == []
+
+    # and once more, from the result: what was killed in directory 0 is finished there, without the libraries
+    script = "import json, sys; from pathlib import Path; from croco import train; a = json.load(sys.stdin); "
+    script += "a |= {'data': [Path(a['data'])], 'out': Path(a['out']), 'config': train.TrainConfig(**a['config'])}; "
+    script += "train.run(**a); print([name for name in ('torch', 'transformers', 'trl') if name in sys.modules])"
+    again = {**arguments, "store": str(store), "out": str(tmp_path / "0")}
+    answer = subprocess.run(
+        [sys.executable, "-c", script], input=json.dumps(again).encode(), capture_output=True, check=True
+    )
+    assert answer.stdout.decode().strip() == "[]"
+    restored = dataset.verify(tmp_path / "0")
+    assert (restored.digest, restored.metrics) == (whole.digest, resumed.metrics)
+    assert not (tmp_path / "0" / trainer.CHECKPOINTS).exists()
 
 
 @pytest.mark.engine

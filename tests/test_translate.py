@@ -1,8 +1,10 @@
 """Translate: what reaches the translator, how the answer is put together, and what is dropped for which reason."""
 
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,16 @@ from conftest import DatasetOf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from croco import dataset, languages, prepare, segments, translate
+from croco import chat, dataset, languages, prepare, segments, translate, translator
 from croco.answer import AnswerConfig
-from croco.dataset import Count
+from croco.dataset import Count, Manifest
 from croco.engine import Completion, Sampling
 from croco.sample import SampleConfig
 from croco.score import ScoreConfig
+from croco.shards import Share, bucket_of
 from croco.train import TrainConfig
 from croco.translate import TranslateConfig
+from croco.writer import Writer
 
 Row = dict[str, Any]
 STRUCTURED = st.text(st.sampled_from("ab.é1 \t\n`~<>-*#")) | st.text()
@@ -29,6 +33,7 @@ class Characters:
 
     bos_token_id, eos_token_id = None, 0
     all_special_tokens = ("<eos>",)
+    chat_template = "source>target>text"
 
     def apply_chat_template(
         self, messages: Sequence[Row], *, add_generation_prompt: bool, return_dict: bool
@@ -48,10 +53,21 @@ def echo(text: str) -> str:
 class Fake:
     """A `Generate` that translates by a function, and remembers what it was asked."""
 
+    gpus, tokens_out = 1, 0
+
     def __init__(self, translation: Callable[[str], str] = echo, unfinished: str = "nothing") -> None:
         self.translation, self.unfinished = translation, unfinished
         self.asked: list[str] = []
         self.sampling: list[Sampling] = []
+        self.loaded = 0
+
+    @property
+    def tokens_in(self) -> int:
+        return sum(map(len, self.asked))
+
+    def load(self) -> "Fake":
+        self.loaded += 1
+        return self
 
     def __call__(self, prompts: Sequence[list[int]], sampling: Sequence[Sampling]) -> list[list[Completion]]:
         rendered = ["".join(map(chr, ids)) for ids in prompts]
@@ -75,7 +91,9 @@ def prompt(*turns: str, reference: str | None = None) -> Row:
 
 def translated(*prompts: Row, fake: Fake | None = None, **config: Any) -> tuple[list[Row], list[Count], Row]:
     settings = TranslateConfig(("da",), **config)
-    return translate.translate(prompts, "da", fake or Fake(), Characters(), settings)
+    danish = translate.translator_for("da", Characters(), settings)
+    outcome = translate.translate(prompts, danish, settings.references, fake or Fake())
+    return list(outcome.rows), list(outcome.counts), dict(outcome.measures)
 
 
 def at_most(limit: int) -> segments.Fits:
@@ -143,8 +161,8 @@ def test_what_looks_like_code_in_a_line_is_prose() -> None:
 
 
 def test_what_has_no_letter_is_kept_however_long() -> None:
-    translator = translate.Translator("da", Fake(), Characters(), TranslateConfig(max_model_len=60))
-    assert translator.plan("1, 2, 3, 4, 5, 6, 7, 8, 9\n\n- **\n\nWhy?") == [
+    danish = translate.translator_for("da", Characters(), TranslateConfig(max_model_len=60))
+    assert danish.plan("1, 2, 3, 4, 5, 6, 7, 8, 9\n\n- **\n\nWhy?") == [
         ("1, 2, 3, 4, 5, 6, 7, 8, 9\n", False), ("\n", False), ("- ", False), ("**\n", False), ("\n", False),
         ("Why?", True),
     ]  # fmt: skip
@@ -164,12 +182,12 @@ def test_prose_is_cut_between_lines_else_sentences_else_words() -> None:
 
 def test_googles_format_is_one_user_message_with_one_entry() -> None:
     entry = {"type": "text", "source_lang_code": "en", "target_lang_code": "pt-BR", "text": "Hi"}
-    assert translate.google("Hi", "pt-BR") == [{"role": "user", "content": [entry]}]
+    assert translator.google("Hi", "pt-BR") == [{"role": "user", "content": [entry]}]
 
 
 def test_infomaniaks_format_is_one_delimited_string() -> None:
     message = {"role": "user", "content": "<<<source>>>en<<<target>>>da<<<text>>>Hi"}
-    assert translate.infomaniak("Hi", "da") == [message]
+    assert translator.infomaniak("Hi", "da") == [message]
 
 
 def test_source_text_cannot_inject_a_field() -> None:
@@ -199,9 +217,9 @@ def test_long_texts_are_cut_by_the_translators_own_tokens() -> None:
 def test_equal_segments_are_translated_once_and_those_without_letters_never() -> None:
     fake = Fake()
     first = prompt("system: Be brief.", "user: Hi\n\n2 + 2?", reference="Hi")
-    rows, _, metrics = translated(first, prompt("system: Be brief.", "user: Hi"), fake=fake)
+    rows, _, measures = translated(first, prompt("system: Be brief.", "user: Hi"), fake=fake)
     assert sorted(fake.asked) == ["en>da>Be brief.", "en>da>Hi"]
-    assert metrics["segments"] == 2
+    assert measures["segments"] == 2
     assert rows[0]["messages"][1]["content"] == "Hi'\n\n2 + 2?"
 
 
@@ -269,15 +287,168 @@ def test_the_language_of_translations_is_identified_without_what_was_kept() -> N
     french = "Je ne sais pas ce que tu veux dire par cette question."
     answers = {"A": danish, "B": french, "C": french, "D": "Non"}
     data = [prompt("user: A\n```\nwhile the cat is out, do not sleep\n```"), prompt("user: B", reference="C")]
-    _, _, metrics = translated(*data, prompt("user: D"), prompt("user: 1 + 1"), fake=Fake(answers.__getitem__))
-    assert metrics["wrong_language"] == {"prompts": 1, "references": 1}, "three letters do not tell"
-    assert metrics["language_fidelity"] == pytest.approx(1 / 3), "nothing of 1 + 1 was translated"
+    _, _, measures = translated(*data, prompt("user: D"), prompt("user: 1 + 1"), fake=Fake(answers.__getitem__))
+    assert (measures["wrong_prompts"], measures["wrong_references"]) == (1, 1), "three letters do not tell"
+    assert (measures["faithful"], measures["with_prose"]) == (1, 3), "nothing of 1 + 1 was translated"
 
 
 def test_too_many_drops_fail_the_stage() -> None:
-    translate.check(Count("prompts", "da", 4, 2, {"unfinished": 2}), max_dropped=0.5)
+    tally = dataset.Tally("prompts")
+    tally.drop("da", "unfinished", 2)
+    translate.check(tally, "da", 4, max_dropped=0.5)
+    translate.check(tally, "nl", 4, max_dropped=0.5)
+    tally.drop("da", "unfinished")
     with pytest.raises(ValueError, match=r"to da: found 3 of 4 prompts dropped \{'unfinished': 3\}; expected 50% at"):
-        translate.check(Count("prompts", "da", 4, 1, {"unfinished": 3}), max_dropped=0.5)
+        translate.check(tally, "da", 4, max_dropped=0.5)
+
+
+# --- shards
+
+ENGLISH = [
+    prompt(f"user: Say {number}", f"assistant: {'Yes' if number % 2 else 'No'}", "user: Why?") for number in range(12)
+]
+BY_2 = TranslateConfig(languages=("nl", "da"), shard_prompts=2)
+KEY = [("language", "ascending"), ("prompt_id", "ascending")]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, dataset_of: DatasetOf) -> Callable[..., Manifest]:
+    """stage(name, fake, ...) -> the manifest of a run by `fake`, written to tmp_path / name."""
+
+    def run(
+        name: str,
+        fake: Fake,
+        data: Sequence[Row] = ENGLISH,
+        store: str | None = "store",
+        config: TranslateConfig = BY_2,
+        share: Share = Share(),
+    ) -> Manifest:
+        prompts = dataset_of("prompts", data, f"{name} prompts")
+        writer = Writer(
+            tmp_path / name, "prompts", stage="translate", version=1, config=config, inputs=[prompts], also=share,
+            models={"translator": {"id": "fake"}}, store=store and str(tmp_path / store), neutral=["gpus"],
+        )  # fmt: skip
+        if writer.done:
+            return writer.done
+        return translate.work(writer, translate.read(prompts), Characters(), config, share, fake.load)
+
+    return run
+
+
+def computed(manifest: Manifest) -> tuple[int, int]:
+    """How many shards were computed and reused."""
+    return sum(row.shards_computed for row in manifest.ledger), sum(row.shards_reused for row in manifest.ledger)
+
+
+def forget(store: Path, *kinds: str) -> None:
+    """Remove records: `results`, or every other one of `shards`."""
+    for kind in kinds:
+        for record in sorted((store / kind / "translate").glob("*.json"))[:: 2 if kind == "shards" else 1]:
+            record.unlink()
+
+
+def test_a_segment_of_several_shards_is_translated_once_into_each_language(stage: Callable[..., Manifest]) -> None:
+    fake = Fake()
+    manifest = stage("one", fake)
+    assert computed(manifest)[0] > 8, "12 prompts by 2 on average, in two languages"
+    assert len(fake.asked) == len(set(fake.asked)) == 2 * (12 + 3)
+    assert [asked[:5] for asked in fake.asked] == ["en>nl"] * 15 + ["en>da"] * 15, "in the order that was asked for"
+    assert fake.loaded == 1
+    assert manifest.metrics["segments"]["da"] > 15, "distinct ones of each shard"
+    assert manifest.models == {"translator": {"id": "fake", "chat_template_sha256": chat.template_sha256(Characters())}}
+
+
+def test_a_stage_that_finds_every_shard_loads_no_engine_and_says_the_same(
+    tmp_path: Path, stage: Callable[..., Manifest]
+) -> None:
+    first, fake = stage("one", Fake()), Fake()
+    forget(tmp_path / "store", "results")
+    second = stage("two", fake)
+    assert fake.loaded == 0
+    assert (second.digest, second.counts, second.metrics) == (first.digest, first.counts, first.metrics)
+    assert computed(second) == (0, computed(first)[0])
+
+
+def test_a_stored_result_is_fetched_whole(tmp_path: Path, stage: Callable[..., Manifest]) -> None:
+    first, fake = stage("one", Fake()), Fake()
+    second = stage("two", fake)
+    assert (fake.loaded, second.digest, second.metrics) == (0, first.digest, first.metrics)
+    dataset.verify(tmp_path / "two")
+
+
+def test_only_shards_that_are_gone_are_translated_and_the_files_are_the_same(
+    tmp_path: Path, stage: Callable[..., Manifest]
+) -> None:
+    first, fake = stage("one", Fake()), Fake()
+    forget(tmp_path / "store", "results", "shards")
+    second = stage("two", fake)
+    done, reused = computed(second)
+    assert done == (computed(first)[0] + 1) // 2 and done + reused == computed(first)[0]
+    assert 0 < len(fake.asked) < 30
+    assert (second.digest, second.counts, second.metrics) == (first.digest, first.counts, first.metrics)
+
+
+@pytest.mark.parametrize("groups", [2, 3, 20])
+def test_groups_together_give_the_rows_of_one(tmp_path: Path, stage: Callable[..., Manifest], groups: int) -> None:
+    stage("one", Fake(), store=None)
+    parts = [
+        stage(f"group {group}", Fake(), store=None, share=Share(group=group, groups=groups)) for group in range(groups)
+    ]
+    rows = dataset.read([tmp_path / f"group {group}" for group in range(groups)], "prompts")
+    assert rows.sort_by(KEY) == dataset.read(tmp_path / "one", "prompts").sort_by(KEY)
+    assert sum(count.rows_in for part in parts for count in part.counts if count.unit == "prompts") == 24
+    assert len([part for part in parts if part.rows]) > 1
+
+
+def test_shards_do_not_depend_on_gpus_thresholds_or_the_other_languages(stage: Callable[..., Manifest]) -> None:
+    first, fake = stage("one", Fake()), Fake()
+    stricter = replace(BY_2, gpus=8, max_dropped=0.0, languages=("da",))
+    assert computed(stage("two", fake, config=stricter)) == (0, computed(first)[0] // 2)
+    assert fake.loaded == 0
+    other = stage("three", fake, config=replace(stricter, output_ratio=1.0))
+    assert computed(other)[1] == 0
+
+
+def test_a_changed_prompt_is_translated_again_with_its_shard_alone(stage: Callable[..., Manifest]) -> None:
+    first, fake = stage("one", Fake()), Fake()
+    changed = {**ENGLISH[3], "reference": "New"}
+    second = stage("two", fake, data=[*ENGLISH[:3], changed, *ENGLISH[4:]][::-1])
+    assert computed(second) == (2, computed(first)[0] - 2), "one in each language, whatever order prompts come in"
+    assert second.counts == [
+        *(Count("prompts", code, 12, 12) for code in ("da", "nl")),
+        *(Count("references", code, 1, 1) for code in ("da", "nl")),
+    ]
+
+
+@pytest.mark.parametrize(("bad", "error"), [(3, None), (4, "found 4 of 7 prompts dropped {'unfinished': 4}")])
+def test_a_group_fails_by_the_share_of_its_own_prompts(
+    stage: Callable[..., Manifest], bad: int, error: str | None
+) -> None:
+    dealt = [[str(i) for i in range(50) if bucket_of(str(i), 8) % 2 == group] for group in (0, 1)]
+    ids = [*dealt[0][:7], *dealt[1][:5]]
+    data = [
+        prompt("user: Never ends" if at < bad else "user: Why?") | {"prompt_id": name} for at, name in enumerate(ids)
+    ]
+    first = functools.partial(stage, "first", Fake(unfinished="Never ends"), data, share=Share(group=0, groups=2))
+    if error:
+        with pytest.raises(ValueError, match=error):
+            first()
+    else:
+        assert first().counts[0] == Count("prompts", "da", 7, 4, {"unfinished": 3})
+    assert stage("second", Fake(), data, share=Share(group=1, groups=2)).counts[0].rows_in == 5
+
+
+def test_the_metrics_are_of_all_shards(stage: Callable[..., Manifest]) -> None:
+    danish = "Jeg ved ikke, hvad du mener med det spørgsmål, min ven."
+    data = [prompt("user: A"), prompt("user: 1 + 1"), *(prompt(f"user: B{number}") for number in range(6))]
+    config = TranslateConfig(languages=("da", "nl"), shard_prompts=2)
+    manifest = stage("one", Fake(lambda text: danish if text == "A" else f"{danish} {text}"), data, config=config)
+    assert manifest.metrics == {
+        "segments": {"da": 7, "nl": 7},
+        "wrong_language": {"da": {"prompts": 0, "references": 0}, "nl": {"prompts": 7, "references": 0}},
+        "language_fidelity": {"da": 1.0, "nl": 0.0},
+        "with_prose": {"da": 7, "nl": 7},
+    }
 
 
 # --- the edges
@@ -291,9 +462,10 @@ def test_too_many_drops_fail_the_stage() -> None:
         ({"languages": ("da", "en")}, "found 'en'; expected other languages"),
         ({"languages": ("gl",)}, "found 'gl'; expected one that TranslateGemma supports; --allow-unsupported"),
         ({"format": "chatml"}, "found 'chatml'; expected one of google, infomaniak"),
-        ({"max_model_len": 0}, "found max_model_len 0"),
-        ({"output_ratio": 0.0}, "output_ratio 0.0"),
-        ({"max_dropped": 1.0}, "max_dropped"),
+        ({"max_model_len": 0}, "max_model_len: found 0; expected 1 or more"),
+        ({"shard_prompts": 0}, "shard_prompts: found 0"),
+        ({"output_ratio": 0.0}, "output_ratio: found 0.0"),
+        ({"max_dropped": 1.0}, "max_dropped: found 1.0"),
     ],
 )
 def test_a_config_that_cannot_be_meant_is_refused(wrong: Row, message: str) -> None:
@@ -330,18 +502,15 @@ def test_prompts_in_another_language_are_refused(tmp_path: Path, dataset_of: Dat
 
 
 @pytest.mark.engine
-def test_the_toy_translator_translates_through_vllm(tmp_path: Path, toy: Path) -> None:
+def test_the_toy_translator_translates_through_vllm_and_goes_on_where_it_was(tmp_path: Path, toy: Path) -> None:
     instructions = [json.loads(line) for line in (toy / "instructions.jsonl").read_text().splitlines()[:12]]
     source = tmp_path / "instructions.jsonl"
     source.write_text("".join(f"{json.dumps(row)}\n" for row in instructions))
-    prompts = tmp_path / "prompts"
+    prompts, store = tmp_path / "prompts", tmp_path / "store"
     read = prepare.run(source=str(source), out=prompts, config=prepare.PrepareConfig(count=8))
-    manifest = translate.run(
-        prompts=prompts,
-        model=str(toy / "translator"),
-        out=tmp_path / "out",
-        config=TranslateConfig(languages=("de", "fr", "es"), max_model_len=512),
-    )
+    settings: Row = {"prompts": prompts, "model": str(toy / "translator"), "store": str(store)}
+    config = TranslateConfig(languages=("de", "fr", "es"), max_model_len=512, shard_prompts=2)
+    manifest = translate.run(**settings, out=tmp_path / "out", config=config)
     written = dataset.read(tmp_path / "out", "prompts").to_pylist()
     ids = set(dataset.read(prompts, "prompts")["prompt_id"].to_pylist())
     assert len(ids) == read.rows
@@ -356,3 +525,11 @@ def test_the_toy_translator_translates_through_vllm(tmp_path: Path, toy: Path) -
         assert fidelity >= 0.75
         assert manifest.metrics["language_fidelity"][target] >= 0.75
     assert manifest.models["translator"]["id"] == "translator"
+    assert all(row.tokens_in and row.tokens_out for row in manifest.ledger if row.language)
+
+    forget(store, "results", "shards")
+    resumed = translate.run(**settings, out=tmp_path / "resumed", config=config)
+    assert resumed.digest == manifest.digest, "segments come in other batches, and are the same to the letter"
+    assert 0 < computed(resumed)[0] < computed(manifest)[0]
+    restored = translate.run(**settings, out=tmp_path / "restored", config=replace(config, gpus=2))
+    assert (restored.digest, computed(restored)) == (manifest.digest, (0, sum(computed(manifest))))

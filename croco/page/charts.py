@@ -36,7 +36,7 @@ def draw(numbers: dict[str, Any], stages: Rows) -> dict[str, list[Chart]]:
 def _flow(rows: Rows) -> list[Chart]:
     bars = [
         (
-            f"{', '.join([row['stage'], *row['input'].split(', ')[1:]])} · {row['unit']}",
+            f"{wording.step(row)} · {row['unit']}",
             f"{row['rows_out']:,} of {row['rows_in']:,}",
             [("second", row["rows_out"] / row["rows_in"])],
         )

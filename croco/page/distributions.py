@@ -4,6 +4,7 @@ Only narrow columns are read, each as a whole: nine million rewards are a few se
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,9 +24,12 @@ Rows = list[dict[str, Any]]
 
 
 def _per_cluster(table: pa.Table, cluster: str, *columns: str) -> pa.Table:
-    """Sums of `columns`, and rows, of each language and cluster; single-threaded, so that sums repeat to the bit."""
+    """Sums of `columns`, and rows, of each language and cluster. Single-threaded and in order, so that sums repeat to
+    the bit, whatever directories the rows are spread over.
+    """
     groups = table.group_by(["language", cluster], use_threads=False)
-    return groups.aggregate([*((name, "sum") for name in columns), ([], "count_all")])
+    sums = groups.aggregate([*((name, "sum") for name in columns), ([], "count_all")])
+    return sums.sort_by([("language", "ascending"), (cluster, "ascending")])
 
 
 def _by_language(table: pa.Table, cluster: str) -> Iterator[tuple[str, pa.Table]]:
@@ -59,20 +63,26 @@ def sampled(samples: Sequence[Path]) -> Rows:
 
 
 def translated(prompts: Sequence[dataset.Manifest]) -> Rows:
-    """Language fidelity of translated prompts as `translate` measured it: its manifest has the shares, its counts the
-    rows. No interval where the two do not go together.
+    """Language fidelity of prompts as the stages that wrote them measured it, by language over all directories.
+
+    Raises: ValueError for a share that is not one of whole prompts.
     """
-    found = []
+    hits, measured = Counter[str](), Counter[str]()
     for manifest in prompts:
-        for code, value in sorted(manifest.metrics.get("language_fidelity", {}).items()):
-            unit = manifest.counts[0].unit
-            n = sum(count.rows_out for count in manifest.counts if (count.unit, count.language) == (unit, code))
-            if n and math.isclose(round(value * n), value * n, abs_tol=1e-6 * n):
-                estimate = evidence.share(np.arange(n) < round(value * n), np.ones(n))
-            else:
-                estimate = evidence.Estimate(value, None, None, n, n)
-            found.append({"language": code, **asdict(estimate)})
-    return found
+        rows = {count.language: count.rows_out for count in manifest.counts if count.unit == manifest.counts[0].unit}
+        for code, value in manifest.metrics.get("language_fidelity", {}).items():
+            n = manifest.metrics.get("with_prose", rows).get(code, 0)
+            if not n or not math.isclose(round(value * n), value * n, abs_tol=1e-6 * n):
+                raise ValueError(
+                    f"{manifest.stage}: found {value} of {n} prompts identified as {code}; expected a whole number of "
+                    "them; the manifest was edited: run the stage again"
+                )
+            hits[code] += round(value * n)
+            measured[code] += n
+    return [
+        {"language": code, **asdict(evidence.share(np.arange(n) < hits[code], np.ones(n)))}
+        for code, n in sorted(measured.items())
+    ]
 
 
 def answered(base: Path | None, tuned: Path | None) -> dict[str, Any]:
@@ -134,6 +144,7 @@ def _edges(columns: Sequence[NDArray[Any]], bins: int) -> NDArray[np.float64]:
 
 
 def _spread(values: NDArray[np.float64], edges: NDArray[np.float64]) -> dict[str, Any]:
+    values = np.sort(values)  # floats add up to the same only in the same order
     names = ("min", "q25", "median", "q75", "max")
     return {
         "std": float(values.std()),

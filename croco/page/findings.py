@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from croco import dataset, evidence
-from croco.page import distributions, wording
+from croco.page import distributions, ledger, wording
 from croco.page.distributions import ALL, Rows
+from croco.writer import key_of
 
+Manifests = Sequence[tuple[str, dataset.Manifest]]
+"""(name of the input, its manifest), in the order of the flow."""
 SIDES = ("base", "tuned")
 LONGEST = 4000
 """Characters of a name, setting or warning that are kept."""
@@ -50,7 +53,8 @@ def collect(inputs: Inputs, *, bins: int) -> dict[str, Any]:
     answers = inputs.answers_base or inputs.answers_tuned
     benchmarked = inputs.benchmarks_base or inputs.benchmarks_tuned
     found = {
-        "flow": [{"input": name, "stage": m.stage, **asdict(count)} for name, m in manifests for count in m.counts],
+        "flow": flow(manifests),
+        "ledger": ledger.collect(manifests),
         "translations": distributions.translated([m for name, m in manifests if name == "prompts"]) or None,
         "samples": distributions.sampled(inputs.samples) if inputs.samples else None,
         "answers": distributions.answered(inputs.answers_base, inputs.answers_tuned) if answers else None,
@@ -59,19 +63,47 @@ def collect(inputs: Inputs, *, bins: int) -> dict[str, Any]:
         "training": training(inputs.training) if inputs.training else None,
         "benchmarks": benchmarks(inputs.benchmarks_base, inputs.benchmarks_tuned) if benchmarked else None,
         "win_rates": win_rates(inputs.verdicts) if inputs.verdicts else None,
-        "warnings": [{"input": name, "text": text} for name, m in manifests for text in m.warnings]
-        + strangers(manifests),
-        "provenance": [{"input": name, **_origin(manifest)} for name, manifest in manifests],
+        "warnings": warnings(manifests),
+        "provenance": provenance(manifests),
     }
     return {name: _plain(section) for name, section in found.items()}
 
 
-def _origin(manifest: dataset.Manifest) -> dict[str, Any]:
-    kept = ("stage", "stage_version", "contract", "digest", "rows", "config", "inputs", "models", "libraries")
-    return {name: getattr(manifest, name) for name in kept}
+def flow(manifests: Manifests) -> Rows:
+    """Rows in, out and dropped by each input's stage, unit and language, over all tasks that shared the stage."""
+    tallies: dict[tuple[str, str, str], dataset.Tally] = {}
+    for name, manifest in manifests:
+        for count in manifest.counts:
+            key = (name, manifest.stage, count.unit)
+            tallies.setdefault(key, dataset.Tally(count.unit)).add(count)
+    return [
+        {"input": name, "stage": stage, **asdict(count)}
+        for (name, stage, _), tally in tallies.items()
+        for count in tally.counts()
+    ]
 
 
-def strangers(manifests: Sequence[tuple[str, dataset.Manifest]]) -> Rows:
+def provenance(manifests: Manifests) -> Rows:
+    """Where each input comes from. Directories that differ in their rows alone, as those of tasks that shared a stage
+    do, are the `parts` of one entry.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, manifest in manifests:
+        kept = ("stage", "stage_version", "contract", "config", "models", "libraries")
+        about = {"input": name} | {field: getattr(manifest, field) for field in kept}
+        entry = found.setdefault(key_of(about), about | {"inputs": [], "parts": []})
+        entry["inputs"] += [source for source in manifest.inputs if source not in entry["inputs"]]
+        entry["parts"].append({"digest": manifest.digest, "rows": manifest.rows})
+    return list(found.values())
+
+
+def warnings(manifests: Manifests) -> Rows:
+    """What the stages warned of, once each though several tasks may say it, and `strangers`."""
+    said = [{"input": name, "text": text} for name, manifest in manifests for text in manifest.warnings]
+    return [row for at, row in enumerate(said) if row not in said[:at]] + strangers(manifests)
+
+
+def strangers(manifests: Manifests) -> Rows:
     """A warning for each input that was made from another dataset than the one reported beside it."""
     given: dict[str, set[str]] = {}
     for _, manifest in manifests:

@@ -202,3 +202,8 @@ def name(code: str) -> str:
     if code == ALL:
         return "All languages"
     return languages.LANGUAGES[code].name if code in languages.LANGUAGES else code
+
+
+def step(row: dict[str, Any]) -> str:
+    """The stage of a row of the flow or the ledger, with the model it was about where there are two: answer, base."""
+    return ", ".join([row["stage"], *row["input"].split(", ")[1:]])

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from croco import dataset, pair, prepare, rows, sample, score, train, translate
 from croco.toy import world
+from croco.writer import Writer
 from pipelines.toy import parameters
 
 ORACLE_OVER_CONTROL = 0.15
@@ -53,7 +54,7 @@ def held_out(out: Path) -> Path:
 
 
 def _write(out: Path, contract: str, language: str, table: pa.Table) -> Path:
-    writer = dataset.Writer(out, contract, stage="signal", version=1, config={})
+    writer = Writer(out, contract, stage="signal", version=1, config={})
     writer.add(table)
     languages = table[language].to_pylist()
     writer.finish(

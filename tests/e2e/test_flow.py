@@ -1,4 +1,4 @@
-"""The whole flow as a newcomer runs it, cut off from the network and without a CUDA compiler."""
+"""The whole flow as a newcomer runs it, cut off from the network and without a CUDA compiler; then run again."""
 
 import json
 import os
@@ -6,18 +6,37 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import pyarrow as pa
 import pytest
 
-from croco import dataset
+from croco import dataset, pair, sample, score, translate
 
 pytestmark = pytest.mark.engine
 
-TASKS = {
-    "prepare", "translate", "sample", "score", "pair", "train", "benchmark", "benchmark-2", "answer", "answer-2",
-    "arena", "report",
+TITLES = {
+    "Resolve revisions", "Plan translation", "Prepare prompts", "Translate prompts", "Gather prompts", "Plan sampling",
+    "Sample answers", "Score answers", "Pair chosen and rejected", "Train the adapter", "Benchmark base",
+    "Benchmark tuned", "Answer arena, base", "Answer arena, tuned", "Judge arena", "Report",
 }  # fmt: skip
+STAGES = {"prepare", "translate", "sample", "score", "pair", "train", "benchmark", "answer", "arena", "report"}
 LANGUAGES = {"en", "de", "fr", "es"}
+SMALL = [f"--set={setting}" for setting in ("count=24", "n=16", "workers=2", "benchmark_iterations=2")]
+
+
+class Flow(NamedTuple):
+    """A finished run."""
+
+    out: Path
+    tasks: Path
+    states: dict[str, list[str]]
+    """Title -> what its lines on the screen say: seconds, or that it was cached; then the languages of its share."""
+
+    def manifests(self) -> dict[str, dataset.Manifest]:
+        """Output of a task, by its path below `tasks` -> its manifest."""
+        found = [path.parent for path in sorted(self.tasks.rglob(dataset.MANIFEST)) if path.parent.name != "training"]
+        return {str(path.relative_to(self.tasks)): dataset.load_manifest(path) for path in found}
 
 
 def without_cuda_compiler() -> str:
@@ -33,27 +52,37 @@ def offline(command: list[str]) -> list[str]:
     return ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command]
 
 
-@pytest.fixture(scope="module")
-def flow(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of `make run`'s command, a little smaller."""
-    out = tmp_path_factory.mktemp("flow") / "run"
-    command = [sys.executable, "-m", "pipelines", "run", "--toy", str(toy), "--out", str(out), "--set", "count=24"]
+def run(toy: Path, out: Path, *flags: str) -> Flow:
+    """What `make run`'s command leaves, run a little smaller."""
+    command = [sys.executable, "-m", "pipelines", "run", "--toy", str(toy), "--out", str(out), *SMALL, *flags]
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    run = subprocess.run(
+    done = subprocess.run(
         offline(command),
         env=environment | {"PATH": without_cuda_compiler()},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    assert run.stdout.splitlines()[-1] == str(out / "report.html")
-    return out
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    *lines, last = done.stdout.splitlines()
+    assert last == str(out / "report.html")
+    states: dict[str, list[str]] = {}
+    for title, _, state in (line.partition("  ") for line in lines):
+        if title in TITLES:
+            states.setdefault(title, []).append(state.strip())
+    return Flow(out, next((out / "tasks").iterdir()), states)
 
 
-@pytest.fixture
-def tasks(flow: Path) -> Path:
-    return next((flow / "tasks").iterdir())
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags for a store and a cache that outlive a run."""
+    folder = tmp_path_factory.mktemp("kept")
+    return ["--store", str(folder / "store"), "--cache", str(folder / "cache")]
+
+
+@pytest.fixture(scope="module")
+def flow(toy: Path, kept: list[str], tmp_path_factory: pytest.TempPathFactory) -> Flow:
+    return run(toy, tmp_path_factory.mktemp("flow") / "run", *kept)
 
 
 def test_the_namespace_has_no_network() -> None:
@@ -62,49 +91,109 @@ def test_the_namespace_has_no_network() -> None:
     assert routes.stdout == ""
 
 
-def test_every_task_of_the_pipeline_ran(tasks: Path) -> None:
-    assert {path.name for path in tasks.iterdir()} == TASKS
+def test_every_task_of_the_pipeline_ran_once_a_share(flow: Flow) -> None:
+    assert set(flow.states) == TITLES
+    shares = {title: [state.split("  ")[-1] for state in states] for title, states in flow.states.items()}
+    assert shares["Translate prompts"] == ["de,es", "fr"]
+    assert shares["Sample answers"] == shares["Score answers"] == ["en,fr", "de,es"]
+    assert {title for title, states in shares.items() if len(states) > 1} == {
+        "Translate prompts", "Sample answers", "Score answers",
+    }  # fmt: skip
 
 
-def test_every_output_is_whole_and_keeps_the_conservation_law(tasks: Path) -> None:
-    manifests = [path.parent for path in tasks.rglob(dataset.MANIFEST) if path.parent.name != "training"]
-    found = {dataset.verify(path).stage for path in manifests}  # raises where a checksum or a count is wrong
-    assert found == {task.removesuffix("-2") for task in TASKS}
+def test_every_output_is_whole_and_keeps_the_conservation_law(flow: Flow) -> None:
+    found = {dataset.verify(flow.tasks / name).stage for name in flow.manifests()}  # raises for a wrong sum
+    assert found == STAGES
 
 
-def test_rows_pass_from_stage_to_stage(tasks: Path) -> None:
+def test_rows_pass_from_stage_to_stage(flow: Flow) -> None:
     def load(name: str) -> dataset.Manifest:
-        return dataset.load_manifest(tasks / name)
+        return dataset.load_manifest(flow.tasks / name)
 
-    def taken(manifest: dataset.Manifest, unit: str) -> int:
-        return sum(count.rows_in for count in manifest.counts if count.unit.endswith(unit))
+    def all_of(stage: str) -> list[dataset.Manifest]:
+        """The outputs of a stage that several tasks shared."""
+        return [m for name, m in flow.manifests().items() if "for-loop" in name and m.stage == stage]
 
-    english, samples, pairs = load("prepare/prompts"), load("sample/samples"), load("pair/pairs")
-    prompts = english.rows + load("translate/prompts/translated").rows
+    def taken(manifests: list[dataset.Manifest], unit: str) -> int:
+        return sum(count.rows_in for m in manifests for count in m.counts if count.unit.endswith(unit))
+
+    english, samples, pairs = load("prepare/prompts"), all_of("sample"), load("pair/pairs")
+    prompts = english.rows + sum(manifest.rows for manifest in all_of("translate"))
     assert english.rows == 24
-    assert taken(samples, "samples") == 64 * prompts
-    assert {count.language for count in samples.counts} == LANGUAGES
-    assert taken(load("score/scores"), "scores") == samples.rows
-    assert taken(pairs, "pairs") == prompts
-    assert taken(load("train/trained"), "pairs") == pairs.rows
+    assert taken(samples, "samples") == 16 * prompts
+    assert {count.language for manifest in samples for count in manifest.counts} == LANGUAGES
+    assert taken(all_of("score"), "scores") == sum(manifest.rows for manifest in samples)
+    assert taken([pairs], "pairs") == prompts
+    assert taken([load("train/trained")], "pairs") == pairs.rows
     base, tuned = load("answer/answers"), load("answer-2/answers")
     assert base.rows == tuned.rows > 0
     assert base.digest != tuned.digest
 
 
-def test_the_report_says_what_the_datasets_say(flow: Path, tasks: Path) -> None:
-    verdicts = dataset.load_manifest(tasks / "arena/verdicts")
+def test_the_report_says_what_the_datasets_say(flow: Flow) -> None:
+    verdicts = dataset.load_manifest(flow.tasks / "arena/verdicts")
     found = {row["language"]: row["win_rate"] for row in verdicts.metrics["win_rates"]}
     assert set(found) == LANGUAGES | {"all"}
-    report = json.loads((flow / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((flow.out / "report.json").read_text(encoding="utf-8"))
     said = {row["language"]: row["win_rate"] for row in report["win_rates"]["languages"]}
     assert said == {code: rate for code, rate in found.items() if code in said} and set(said) >= LANGUAGES
-    page = (flow / "report.html").read_text(encoding="utf-8")
+    page = (flow.out / "report.html").read_text(encoding="utf-8")
     assert "EuroEval" in page and "<script" not in page
 
 
+def rows(contract: str, *directories: Path) -> pa.Table:
+    """All rows in the order of their keys."""
+    keys = {"prompts": ["language", "prompt_id"], "pairs": ["pair_id"]}
+    order = keys.get(contract, ["language", "prompt_id", "sample_index"])
+    return dataset.read(directories, contract).sort_by([(key, "ascending") for key in order])
+
+
+def test_tasks_that_share_the_work_make_what_one_task_makes(flow: Flow, toy: Path, tmp_path: Path) -> None:
+    def shared(stage: str, output: str) -> list[Path]:
+        return sorted(flow.tasks.glob(f"for-loop-*/{stage}/{output}"))
+
+    english, one = flow.tasks / "prepare/prompts", {name: tmp_path / name for name in ("prompts", "samples", "scores")}
+    into = translate.TranslateConfig(languages=("de", "fr", "es"), max_model_len=512, references=False)
+    translate.run(prompts=english, model=str(toy / "translator"), out=one["prompts"], config=into)
+    assert rows("prompts", one["prompts"]).equals(rows("prompts", *shared("translate", "prompts")))
+    prompts = [english, one["prompts"]]
+    decoding = sample.SampleConfig(n=16, temperature=0.7, top_p=1.0, top_k=0, max_tokens=80)
+    sample.run(prompts=prompts, model=str(toy / "policy"), out=one["samples"], config=decoding)
+    assert rows("samples", one["samples"]).equals(rows("samples", *shared("sample", "samples")))
+    score.run(prompts=prompts, samples=[one["samples"]], model=str(toy / "reward"), out=one["scores"])
+    assert rows("scores", one["scores"]).equals(rows("scores", *shared("score", "scores")))
+    pair.run(prompts=prompts, samples=[one["samples"]], scores=[one["scores"]], out=tmp_path / "pairs")
+    assert rows("pairs", tmp_path / "pairs").equals(rows("pairs", flow.tasks / "pair/pairs"))
+
+
+def test_a_second_run_takes_every_result_from_the_store(flow: Flow, kept: list[str], toy: Path, tmp_path: Path) -> None:
+    again = run(toy, tmp_path / "run", *kept[:2])
+    first, second = flow.manifests(), again.manifests()
+    assert set(second) == set(first)
+    for name in set(first) - {"report/report"}:  # which says what the runs did
+        assert sum(spent.shards_computed for spent in second[name].ledger) == 0, name
+        assert [spent.seconds for spent in second[name].ledger] == [spent.seconds for spent in first[name].ledger], name
+        assert second[name].digest == first[name].digest, name
+    reports = [json.loads((run.out / "report.json").read_text(encoding="utf-8")) for run in (flow, again)]
+    assert all(report.pop("ledger") for report in reports)
+    assert reports[0] == reports[1]
+
+
+def test_another_pairing_rule_runs_only_what_follows_from_it(
+    flow: Flow, kept: list[str], toy: Path, tmp_path: Path
+) -> None:
+    changed = run(toy, tmp_path / "run", *kept, "--set=rejected_target=min")
+    states = {title: {state.split("  ")[0] == "cached" for state in states} for title, states in changed.states.items()}
+    assert set(states) == TITLES
+    assert {title for title, cached in states.items() if cached != {True}} == {
+        "Resolve revisions", "Pair chosen and rejected", "Train the adapter", "Benchmark tuned", "Answer arena, tuned",
+        "Judge arena", "Report",
+    }  # fmt: skip
+    assert (changed.out / "report.html").read_bytes() != (flow.out / "report.html").read_bytes()
+
+
 def test_a_mistake_stops_the_run_with_its_stage_and_reason(toy: Path, tmp_path: Path) -> None:
-    wrong = ["--set", "languages=en,xx", "--set", "count=8"]
+    wrong = ["--set", "languages=en,xx", "--set", "count=8", "--store", ""]
     command = [sys.executable, "-m", "pipelines", "run", "--toy", str(toy), "--out", str(tmp_path / "run"), *wrong]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 1

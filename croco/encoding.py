@@ -1,0 +1,125 @@
+"""Encoding: pairs or SFT rows -> the token ids that the trainer reads.
+
+Rows become ids by croco.chat, as they do where answers are sampled and scored. A row that cannot be trained on as it is
+is dropped and counted, never cut.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from croco import chat, dataset, rows
+
+CONTRACT = {"dpo": "pairs", "sft": "sft"}
+"""What each method trains on."""
+COLUMNS = {
+    "dpo": ["pair_id", "prompt_language", "prompt", "chosen", "rejected", "split"],
+    "sft": ["prompt_id", "language", "prompt", "completion", "split"],
+}
+PREFIX_LIMIT = 0.01
+"""Above this share of rows whose prompt is not a prefix of their conversation, the template is at fault (ours)."""
+
+
+def check(data: list[Path], method: str) -> None:
+    """Raises: ValueError for a dataset of another contract than the method's."""
+    for directory in data:
+        if (found := dataset.load_manifest(directory).contract) != CONTRACT[method]:
+            raise ValueError(
+                f"{directory}: found a dataset of {found}; expected {CONTRACT[method]}, as method {method} needs"
+            )
+
+
+def read(data: list[Path], method: str) -> pa.Table:
+    """The rows of all datasets in the order of their keys. Raises: ValueError for an unknown split."""
+    contract = CONTRACT[method]
+    table = dataset.unique(dataset.read(data, contract, COLUMNS[method]), contract)
+    if unknown := set(pc.unique(table["split"]).to_pylist()) - {"train", "eval"}:
+        raise ValueError(f"{contract}.split: found {sorted(unknown)}; expected train or eval")
+    return table.sort_by([(name, "ascending") for name in rows.CONTRACTS[contract].key])
+
+
+def encode(
+    data: Iterable[Mapping[str, Any]], tokenizer: Any, method: str, max_length: int, tally: dataset.Tally
+) -> Iterator[dict[str, list[int]]]:
+    """Token ids of each row that can be trained on, as TRL takes them; the others are counted by reason.
+
+    Pairs give prompt_ids, chosen_ids, rejected_ids; SFT rows give input_ids and labels, -100 on the prompt.
+    """
+    for row in data:
+        language = row["prompt_language" if method == "dpo" else "language"]
+        answers = [row["chosen"], row["rejected"]] if method == "dpo" else [row["completion"]]
+        tally.take(language)
+        if chat.special_token_in(tokenizer, row["prompt"], *answers):
+            tally.drop(language, "special_token")
+            continue
+        ids = chat.completion_ids(tokenizer, row["prompt"], *answers)
+        if ids is None:
+            tally.drop(language, "prompt_not_prefix")
+        elif len(ids[0]) + max(map(len, ids[1:])) > max_length:
+            tally.drop(language, "over_long")
+        else:
+            tally.keep(language)
+            if method == "dpo":
+                yield dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), ids, strict=True))
+            else:
+                prompt, completion = ids
+                yield {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+
+
+def write(path: Path, encoded: Iterator[dict[str, list[int]]]) -> int:
+    """Write rows of ids as an Arrow stream, a thousand at a time, if there are any; how many."""
+    number = 0
+    writer: pa.RecordBatchStreamWriter | None = None
+    while chunk := list(itertools.islice(encoded, 1000)):
+        schema = pa.schema([(name, pa.list_(pa.int32())) for name in chunk[0]])
+        writer = writer or pa.ipc.new_stream(path, schema)
+        writer.write_batch(pa.RecordBatch.from_pylist(chunk, schema=schema))
+        number += len(chunk)
+    if writer:
+        writer.close()
+    return number
+
+
+def tokens_in(path: Path) -> int:
+    """Tokens that one pass over the rows of `path` reads; a pair's prompt is read twice."""
+    table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    length = {name: pc.sum(pc.list_value_length(table[name])).as_py() for name in table.column_names}
+    return length["input_ids"] if "labels" in length else sum(length.values()) + length["prompt_ids"]
+
+
+def write_splits(
+    data: list[Path], tokenizer: Any, method: str, max_length: int, work: Path
+) -> tuple[list[dataset.Count], dict[str, int]]:
+    """Write `work`/train.arrow and, where there are any rows for it, eval.arrow; counts, and rows written by split.
+
+    Raises: ValueError if nothing is left to train on, or too many prompts are no prefix of their conversation.
+    """
+    from tqdm import tqdm
+
+    table = read(data, method)
+    counts: list[dataset.Count] = []
+    numbers: dict[str, int] = {}
+    for split in ("train", "eval"):
+        tally = dataset.Tally(f"{split} {'pairs' if method == 'dpo' else 'rows'}")
+        part = table.filter(pc.equal(table["split"], split))
+        found = (row for batch in part.to_batches(max_chunksize=1000) for row in batch.to_pylist())
+        bar = tqdm(found, desc=f"tokenising {tally.unit}", total=len(part))
+        if number := write(work / f"{split}.arrow", encode(bar, tokenizer, method, max_length, tally)):
+            numbers[split] = number
+        counts += tally.counts()
+    dropped = sum((Counter(count.dropped) for count in counts), Counter[str]())
+    if dropped["prompt_not_prefix"] > PREFIX_LIMIT * len(table):
+        raise ValueError(
+            f"chat template: found {dropped['prompt_not_prefix']} of {len(table)} rows whose prompt is not a prefix of "
+            f"the conversation; expected at most {PREFIX_LIMIT:.0%}; this template cannot be trained on"
+        )
+    if "train" not in numbers:
+        raise ValueError(
+            f"train: found no row of split train to train on; expected at least one; dropped: {dict(dropped)}"
+        )
+    return counts, numbers
