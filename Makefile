@@ -18,7 +18,7 @@ OBJECTSTORE := .cache/objectstore
 LINT := .cache/lint
 
 .DEFAULT_GOAL := help
-.PHONY: help install toy run test test-fast lint format signal compile lock clean
+.PHONY: help install toy run test test-fast lint format signal chaos compile lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ format: install  ## let ruff rewrite what it can
 signal: toy  ## does the method work: tuned against base and a coin-flipped control, three seeds, on held-out prompts
 	$(BIN)/python tests/e2e/measure_signal.py --toy $(TOY) --out .cache/signal
 
+chaos: toy $(OBJECTSTORE)/installed  ## kill every stage at random instants; resume; hold the outputs against undisturbed runs
+	PYTHONPATH=tests $(BIN)/python -m chaos --toy $(TOY) --out .cache/chaos
+
 compile: install  ## the Kubeflow package, croco-preference.yaml; IMAGES=FILE pins its images
 	$(BIN)/python -m pipelines compile --out croco-preference.yaml $(if $(IMAGES),--images $(IMAGES),--allow-tags)
 
@@ -79,4 +82,4 @@ lock: install  ## pin every images/*.in with hashes into its .lock
 			--index-strategy unsafe-best-match --output-file images/$$name.lock images/$$name.in || exit 1; done
 
 clean:  ## remove what runs leave behind; keeps .venv and the toy world
-	rm -rf runs croco-preference.yaml .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs .cache/store croco-preference.yaml .pytest_cache .mypy_cache .ruff_cache .hypothesis

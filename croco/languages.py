@@ -68,7 +68,7 @@ def check(codes: Iterable[str]) -> tuple[str, ...]:
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
     identifier.nb_ptc = identifier.nb_ptc.astype("float32")  # as it is for every text otherwise, at a third of its time
     return identifier
 

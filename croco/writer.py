@@ -261,6 +261,10 @@ class Writer:
 
 
 def plain(config: Any) -> Any:
-    """A config as JSON would give it back."""
+    """A config as JSON would give it back; 2.0 is 2, for Kubeflow hands on either as the other."""
     values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
-    return json.loads(json.dumps(values, default=str))
+    return json.loads(json.dumps(values, default=str), parse_float=_number)
+
+
+def _number(text: str) -> float:
+    return int(value) if (value := float(text)).is_integer() else value

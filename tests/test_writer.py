@@ -69,6 +69,11 @@ def test_what_a_result_depends_on_is_in_its_key(tmp_path: Path, store: Path, oth
 
 
 @pytest.mark.filterwarnings("ignore:said once")
+def test_a_whole_number_is_the_same_setting_with_a_point_and_without(tmp_path: Path, store: Path) -> None:
+    assert write(tmp_path / "second", store, config=Config(k=2))[1] is True
+
+
+@pytest.mark.filterwarnings("ignore:said once")
 def test_a_neutral_setting_is_not_in_the_key(tmp_path: Path, store: Path) -> None:
     assert write(tmp_path / "second", store, config=Config(gpus=8))[1] is True
 
