@@ -5,6 +5,8 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 # Where a run goes; by default a new folder in runs, and runs/latest points to it.
 OUT ?=
+# An object store for `make bench` to measure beside a folder, s3://bucket/prefix.
+STORE ?=
 # JSON file with the digests of a registry's images, without which a package is compiled for no caching.
 IMAGES ?=
 
@@ -18,7 +20,7 @@ OBJECTSTORE := .cache/objectstore
 LINT := .cache/lint
 
 .DEFAULT_GOAL := help
-.PHONY: help install toy run test test-fast lint format signal chaos compile lock clean
+.PHONY: help install toy run test test-fast lint format signal chaos bench compile lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +73,10 @@ signal: toy  ## does the method work: tuned against base and a coin-flipped cont
 
 chaos: toy $(OBJECTSTORE)/installed  ## kill every stage at random instants; resume; hold the outputs against undisturbed runs
 	PYTHONPATH=tests $(BIN)/python -m chaos --toy $(TOY) --out .cache/chaos
+
+bench: toy  ## what `sample` costs against plain vLLM, in tokens a second; STORE=s3://bucket/prefix measures that too
+	$(BIN)/python tests/bench/sampling.py --policy $(TOY)/policy --source $(TOY)/instructions.jsonl \
+		--out .cache/bench/sampling.json $(if $(STORE),--store $(STORE))
 
 compile: install  ## the Kubeflow package, croco-preference.yaml; IMAGES=FILE pins its images
 	$(BIN)/python -m pipelines compile --out croco-preference.yaml $(if $(IMAGES),--images $(IMAGES),--allow-tags)

@@ -449,9 +449,10 @@ def test_rewards_of_an_engine_that_is_tolerated_no_longer_are_not_taken(stage: C
 def test_a_changed_prompt_is_scored_again_with_its_shard_alone(stage: Callable[..., Manifest]) -> None:
     first, fake = stage("one", Fake()), Fake()
     asked = prompts(KEYS)
-    asked[3]["messages"] = [{"role": "user", "content": "something else"}]
+    asked[-1]["messages"] = [{"role": "user", "content": "something else"}]
     second = stage("two", fake, asked=asked[::-1])
     assert computed(second) == (1, computed(first)[0] - 1)
+    assert fake.seen and not any("user:da" in text for text in fake.seen), "probes are of a shard that is scored"
     third = stage("three", Fake(), asked=[*asked, *prompts([("da", "unanswered")])])
     assert computed(third) == (0, computed(first)[0]), "as long as the number of buckets stays"
     assert third.metrics["prompts_without_answers"] == 1

@@ -355,6 +355,9 @@ def test_a_segment_of_several_shards_is_translated_once_into_each_language(stage
     assert [asked[:5] for asked in fake.asked] == ["en>nl"] * 15 + ["en>da"] * 15, "in the order that was asked for"
     assert fake.loaded == 1
     assert manifest.metrics["segments"]["da"] > 15, "distinct ones of each shard"
+    unfinished = Fake(unfinished="Never ends")
+    stage("two", unfinished, [{**row, "reference": "Never ends"} for row in ENGLISH])
+    assert len(unfinished.asked) == len(set(unfinished.asked)) == 2 * (12 + 3 + 1)
     assert manifest.models == {"translator": {"id": "fake", "chat_template_sha256": chat.template_sha256(Characters())}}
 
 
