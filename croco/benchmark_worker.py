@@ -145,8 +145,8 @@ def run(job: Job) -> Notes:
         keeper.keep()
         if not kinds:
             raise RuntimeError("EuroEval: found a model that it does not load; expected one; its messages are above")
-    for name in asked.keys() - keeper.spent.keys():
-        if kinds & {*asked[name].allowed_generative_types}:
+    for name, config in asked.items():
+        if name not in keeper.spent and kinds & {*config.allowed_generative_types}:
             failed[name] = "not reached: EuroEval gave the model up at an earlier data set"
     return Notes(
         unknown=[name for name in job.records if name not in known],

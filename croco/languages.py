@@ -69,7 +69,8 @@ def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
-    identifier.nb_ptc = identifier.nb_ptc.astype("float32")  # as it is for every text otherwise, at a third of its time
+    # The same scores in .6 of the time: numpy would widen the file's half floats for every text anew.
+    identifier.nb_ptc = identifier.nb_ptc.astype("float32")
     return identifier
 
 

@@ -603,18 +603,18 @@ def test_euroeval_gives_a_model_that_is_always_right_100_however_often_it_is_kil
 
     def again(name: str, **changes: Any) -> dataset.Manifest:
         arguments = {"model": str(model), "datasets": folder, "store": str(tmp_path / "store"), "config": config}
-        return run(**{**arguments, **changes, "out": tmp_path / name})
+        return run(**{**arguments, **changes, "out": tmp_path / f"again-{name}"})
 
     with pytest.warns(UserWarning, match="cy: 1 benchmarks not run: no_local_data_set"):
         restored = again("restored")  # from the result
     assert (restored.digest, restored.metrics) == (whole.digest, whole.metrics)
     assert [row.shards_reused for row in restored.ledger] == [1, 1, 0]
     english = BenchmarkConfig(languages=("en",))
-    shutil.copytree(tmp_path / "store", tmp_path / "own" / "unfinished")
-    shutil.copy(tmp_path / "killed" / "unfinished.json", tmp_path / "own")
+    shutil.copytree(tmp_path / "store", tmp_path / "again-own" / "unfinished")
+    shutil.copy(tmp_path / "killed" / "unfinished.json", tmp_path / "again-own")
     for name, changes in {"part": {}, "own": {"store": None}}.items():  # from a record, in the store or the directory
         part = again(name, config=english, **changes)
-        assert dataset.read(tmp_path / name, "benchmarks").to_pylist() == found[:2]
+        assert dataset.read(tmp_path / f"again-{name}", "benchmarks").to_pylist() == found[:2]
         assert part.models == whole.models and [row.shards_reused for row in part.ledger] == [1, 0]
     for name, changes in {
         "iterations": {"config": BenchmarkConfig(languages=("en",), iterations=4)},
