@@ -235,7 +235,7 @@ def run(
         models={"policy": policy},
         store=store,
         also=about,
-        neutral=["gpus"],
+        neutral=["gpus", "settings_of", "questions_revision"],  # what they come to is in `about`
     )
     if writer.done:
         return writer.done
