@@ -1,49 +1,20 @@
-"""The pipelines' command line: `python -m pipelines compile` for Kubeflow, `python -m pipelines run` for a laptop."""
+"""The pipelines' command line: `run` on a laptop; `compile`, `preflight`, `submit` and `schedule` for Kubeflow."""
 
 import argparse
+import importlib
 import json
-import re
 import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from pipelines.package import add_compile_flags, compile_package
+
 TOY = Path(".cache/toy")
 STORE = ".cache/store"
 RUNS = Path("runs")
 PAGES = ("report.html", "report.md", "report.json")
-DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
-
-
-def compile_package(
-    out: Path, profile: str, gpu_type: str, node_selector: list[str], images: Path | None, allow_tags: bool
-) -> None:
-    """Write the package that Kubeflow takes: the pipeline and what its tasks ask of Kubernetes."""
-    from kfp.compiler import Compiler
-
-    from components.images import NAMES
-    from pipelines.preference import preference
-    from pipelines.profiles import Cluster
-
-    if out.suffix not in (".yaml", ".yml"):
-        raise ValueError(f"--out: found {out}; expected a name that ends in .yaml")
-    if wrong := [label for label in node_selector if not re.fullmatch("[^=]+=.+", label)]:
-        raise ValueError(f"--node-selector: found {wrong[0]!r}; expected KEY=VALUE")
-    labels = dict(label.split("=", 1) for label in node_selector)
-    references = json.loads(images.read_text(encoding="utf-8")) if images else {}
-    loose = [reference for reference in {**NAMES, **references}.values() if not DIGEST.fullmatch(reference)]
-    if loose and not allow_tags:
-        raise ValueError(
-            f"--images: found {', '.join(loose)} without a digest; expected JSON with a NAME@sha256:HEX for each of "
-            f"{', '.join(NAMES)}; --allow-tags takes them, and has no task cached, for what a tag names may change"
-        )
-    cluster = Cluster(profile, gpu_type, labels, references, cached=not loose)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Compiler().compile(preference(cluster), str(out))
-    if loose:
-        print(f"no task will be cached: {', '.join(loose)} may change without a change of name", file=sys.stderr)
-    print(out)
 
 
 def run(toy: Path, out: Path | None, store: str, cache: Path | None, given: list[str]) -> None:
@@ -102,15 +73,7 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     compiling = commands.add_parser("compile", help="write the package that Kubeflow takes")
     compiling.add_argument("--out", type=Path, required=True, help="file to write, .yaml")
-    compiling.add_argument("--profile", default="gpu-80gb", help="kind of cluster (pipelines/profiles.py)")
-    compiling.add_argument("--gpu-type", default="nvidia.com/gpu", help="resource name of the GPUs")
-    compiling.add_argument(
-        "--node-selector", action="append", default=[], metavar="KEY=VALUE", help="a label of the nodes for GPU tasks"
-    )
-    compiling.add_argument(
-        "--images", type=Path, help='JSON file: {"cpu": "NAME@sha256:HEX", "gpu": ..., "euroeval": ...}'
-    )
-    compiling.add_argument("--allow-tags", action="store_true", help="take images without a digest, and cache no task")
+    add_compile_flags(compiling)
     running = commands.add_parser("run", help="run the same pipeline on this machine, on the toy world")
     running.add_argument("--toy", type=Path, default=TOY, help=f"toy world, built if it is not there (default {TOY})")
     running.add_argument("--out", type=Path, help=f"folder for artifacts, log and report (default {RUNS}/TIME)")
@@ -119,18 +82,31 @@ def main(arguments: list[str]) -> int:
     )
     running.add_argument("--cache", type=Path, help="folder of notes on finished tasks, so that none is run twice")
     running.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter")
+    _add_kubeflow(commands)
     flags = parser.parse_args(arguments)
     try:
         if flags.command == "compile":
-            compile_package(
-                flags.out, flags.profile, flags.gpu_type, flags.node_selector, flags.images, flags.allow_tags
-            )
-        else:
+            compile_package(flags.out, flags)
+            print(flags.out)
+        elif flags.command == "run":
             run(flags.toy, flags.out, flags.store, flags.cache, flags.set)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        else:
+            return int(importlib.import_module(f"pipelines.{flags.command}").main(flags, sys.stdout))
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"pipelines {flags.command}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _add_kubeflow(commands: Any) -> None:
+    """The commands that speak with a Kubeflow; each is a module of its name."""
+    from pipelines import preflight, schedule, submit
+
+    preflight.add_flags(commands.add_parser("preflight", help="look whether a run would find what it needs"))
+    submit.add_flags(commands.add_parser("submit", help="upload the package, run it, and watch it to its end"))
+    schedule.add_flags(
+        commands.add_parser("schedule", help="have Kubeflow run it again and again; list, pause, delete")
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Preference: the whole method as one Kubeflow pipeline, from an English instruction set to a tuned model and a report.
 
-resolve -> prepare -> [translate] -> gather -> [sample -> score] -> pair -> train
-                 train -+-> benchmark, answer (tuned) -+-> arena -> report
-                        +-- benchmark, answer (base) --+
+preflight -> resolve -> prepare -> [translate] -> gather -> [sample -> score] -> pair -> train
+                              train -+-> benchmark, answer (tuned) -+-> arena -> report
+                                     +-- benchmark, answer (base) --+
 
 In brackets is a loop over shares of the work (croco.plan), each the work of one task. A loop takes no parameter that
 may be without a value: Kubeflow 2.17 loses it on the way in. So it is `resolve` that says how the policy is sampled.
@@ -20,6 +20,7 @@ from components.benchmark import benchmark
 from components.gather import gather
 from components.pair import pair
 from components.plan import plan
+from components.preflight import preflight
 from components.prepare import prepare
 from components.report import report
 from components.resolve import resolve
@@ -127,6 +128,30 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             workers: Tasks that share translation, and sampling with scoring, side by side; results do not depend on it.
             store: Where finished work is kept and looked for: s3://bucket/prefix or a folder; empty for nowhere (ours).
         """
+        checked = preflight(
+            source=source,
+            translator=translator,
+            policy=policy,
+            reward=reward,
+            judge=judge,
+            questions=questions,
+            benchmark_datasets=benchmark_datasets,
+            source_revision=source_revision,
+            translator_revision=translator_revision,
+            policy_revision=policy_revision,
+            reward_revision=reward_revision,
+            judge_revision=judge_revision,
+            questions_revision=questions_revision,
+            languages=languages,
+            questions_languages=questions_languages,
+            translator_allow_unsupported=translator_allow_unsupported,
+            translator_max_model_len=translator_max_model_len,
+            micro_batch=micro_batch,
+            max_length=max_length,
+            judge_format=judge_format,
+            store=store,
+            cluster=cluster.wanted(),
+        )
         settled = resolve(
             source=source,
             translator=translator,
@@ -147,11 +172,12 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             top_k=top_k,
             max_tokens=max_tokens,
         )
+        settled.after(checked)
         now = settled.outputs
         prepared = prepare(source=source, revision=now["source"], count=count, store=store)
         english = prepared.outputs["prompts"]
 
-        translating = plan(stage="translate", languages=languages, prompts=count, workers=workers)
+        translating = plan(stage="translate", languages=languages, prompts=count, workers=workers).after(checked)
         with dsl.ParallelFor(translating.output, name="translate") as share:
             translated = translate(
                 english=english,
@@ -173,7 +199,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
         )
         prompts = gathered.outputs["prompts"]
 
-        sampling = plan(stage="sample", languages=languages, prompts=count, workers=workers)
+        sampling = plan(stage="sample", languages=languages, prompts=count, workers=workers).after(checked)
         with dsl.ParallelFor(sampling.output, name="sample and score") as share:
             sampled = sample(
                 prompts=prompts,
@@ -279,6 +305,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             store=store,
         )
 
+        cluster.place(checked, "preflight")
         cluster.place(settled, "resolve")
         cluster.place(translating, "plan-translate")
         cluster.place(sampling, "plan-sample")

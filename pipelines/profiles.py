@@ -23,6 +23,7 @@ HF_SECRET = "hf-token"
 STORE_SECRET = "croco-store"
 """Optional Secret with the object store's keys and address (croco.store), for every stage that takes a store."""
 STORE_FOLDER = "/etc/croco/store"
+MODELS = "/models"
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,12 @@ class Profile:
     """By stage."""
     taints: tuple[str, ...] = ()
     """Of its GPU nodes, besides the resource name of the GPUs themselves."""
+    gpu_memory: int = 80
+    """GiB a GPU, which preflight holds each model against."""
 
 
 STAGES = {
+    "preflight": ("Preflight", "small", True),
     "resolve": ("Resolve revisions", "small", True),
     "plan-translate": ("Plan translation", "small", False),
     "plan-sample": ("Plan sampling", "small", False),
@@ -107,6 +111,8 @@ PROFILES = {
 }
 """Nodes with 80 GB GPUs; nodes with eight of them; the first, pre-empted at any time; no GPU, for the toy world."""
 DEFAULT = "gpu-80gb"
+NEVER_CACHED = ("preflight", "resolve")
+"""Tasks that look at what may have changed since: what is there and reachable, what a branch names."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,11 @@ class Cluster:
     """Name in components.images.NAMES -> reference to use; what is not there goes by its own name."""
     cached: bool = True
     """Whether a task may be answered by an earlier one: only where each image reference stands for one content."""
+    models: str | None = None
+    """PersistentVolumeClaim that tasks which read from the hub mount at /models and use as its cache. Its name is
+    part of their cache keys."""
+    autoscaled: bool = False
+    """Whether nodes with GPUs may be made only when a task asks for them: preflight then does not miss them."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", self.gpu_type):
@@ -138,12 +149,27 @@ class Cluster:
         """What the stage is told of its GPUs, as text: Kubeflow's numbers are floats; 1 where there are none."""
         return str(PROFILES[self.profile].needs[stage].pod.gpus or 1)
 
+    def wanted(self) -> dict[str, Any]:
+        """What preflight looks for (croco.cluster.Wanted, as JSON)."""
+        profile = PROFILES[self.profile]
+        return {
+            "gpu_type": self.gpu_type,
+            "gpu_memory": profile.gpu_memory,
+            "node_selector": dict(self.node_selector),
+            "tolerated": [self.gpu_type, *profile.taints],
+            "autoscaled": self.autoscaled,
+            "pods": {
+                stage: {"cpu": needs.pod.cpu, "memory": needs.pod.memory, "gpus": needs.pod.gpus}
+                for stage, needs in profile.needs.items()
+            },
+        }
+
     def place(self, task: Any, stage: str) -> None:
         """Give `task` what `stage` needs here."""
         needs = PROFILES[self.profile].needs[stage]
         task.set_display_name(needs.title)
         task.set_retry(num_retries=needs.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="600s")
-        task.set_caching_options(self.cached and stage != "resolve")  # what a branch names may change
+        task.set_caching_options(self.cached and stage not in NEVER_CACHED)
         references = {images.NAMES[name]: reference for name, reference in self.images.items()}
         task.set_container_image(references.get(task.container_spec.image, task.container_spec.image))
         task.set_cpu_request(needs.pod.cpu)
@@ -153,6 +179,9 @@ class Cluster:
         kubernetes.empty_dir_mount(task, "cache", HOME)
         if needs.hub:
             kubernetes.use_secret_as_env(task, HF_SECRET, {"token": "HF_TOKEN"}, optional=True)
+        if needs.hub and self.models:
+            kubernetes.mount_pvc(task, self.models, MODELS)
+            task.set_env_variable("HF_HUB_CACHE", MODELS)  # where files are looked for, not which
         if "store" in task.component_spec.inputs:
             kubernetes.use_secret_as_volume(task, STORE_SECRET, STORE_FOLDER, optional=True)
         if needs.pod.shared_memory:

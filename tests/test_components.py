@@ -28,7 +28,7 @@ STAGES = [
     "arena",
     "report",
 ]
-COMPONENTS = [*STAGES, "resolve", "plan", "gather"]
+COMPONENTS = [*STAGES, "preflight", "resolve", "plan", "gather"]
 
 NOT_KNOBS = {
     "translate": {"languages"},  # a share's

@@ -30,10 +30,10 @@ from pipelines.__main__ import main
 sys.exit(main(["compile", "--out", *sys.argv[1:]]))
 """
 TASKS = {
-    "resolve": "resolve", "plan": "plan-translate", "plan-2": "plan-sample", "prepare": "prepare",
-    "translate": "translate", "gather": "gather", "sample": "sample", "score": "score", "pair": "pair",
-    "train": "train", "benchmark": "benchmark-base", "benchmark-2": "benchmark-tuned", "answer": "answer-base",
-    "answer-2": "answer-tuned", "arena": "arena", "report": "report",
+    "preflight": "preflight", "resolve": "resolve", "plan": "plan-translate", "plan-2": "plan-sample",
+    "prepare": "prepare", "translate": "translate", "gather": "gather", "sample": "sample", "score": "score",
+    "pair": "pair", "train": "train", "benchmark": "benchmark-base", "benchmark-2": "benchmark-tuned",
+    "answer": "answer-base", "answer-2": "answer-tuned", "arena": "arena", "report": "report",
 }  # fmt: skip
 """Task of the compiled pipeline -> its stage in pipelines.profiles."""
 OWN_DEFAULTS = {
@@ -68,9 +68,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Package]:
     """compiled(profile, ...) -> the package for a Cluster."""
 
-    def compile_for(*cluster: Any) -> Package:
+    def compile_for(*cluster: Any, **more: Any) -> Package:
         out = tmp_path_factory.mktemp("compiled") / "preference.yaml"
-        Compiler().compile(preference(Cluster(*cluster)), str(out))
+        Compiler().compile(preference(Cluster(*cluster, **more)), str(out))
         return load(out)
 
     return compile_for
@@ -111,9 +111,10 @@ def test_the_package_has_the_flows_tasks(package: Package) -> None:
     }
     assert upstream == {
         "root": {
-            "resolve": set(),
-            "plan": set(),
-            "plan-2": set(),
+            "preflight": set(),
+            "resolve": {"preflight"},
+            "plan": {"preflight"},
+            "plan-2": {"preflight"},
             "prepare": {"resolve"},
             "for-loop-1": {"plan", "prepare", "resolve"},
             "gather": {"for-loop-1", "prepare"},
@@ -183,7 +184,7 @@ def test_revisions_come_from_resolve_alone(package: Package) -> None:
     for name, task in tasks_of(package[0]).items():
         known = components[task["componentRef"]["name"]]["inputDefinitions"].get("parameters", {})
         given = task["inputs"].get("parameters", {})
-        for knob in [knob for knob in known if "revision" in knob and name != "resolve"]:
+        for knob in [knob for knob in known if "revision" in knob and name not in ("resolve", "preflight")]:
             source = given[knob].get("taskOutputParameter", {}).get("producerTask")
             assert source == "resolve" or "--resolve-" in given[knob]["componentInputParameter"], (name, knob)
 
@@ -253,6 +254,16 @@ def test_gpu_tasks_go_to_the_nodes_asked_for(compiled: Callable[..., Package]) -
             assert not {"tolerations", "nodeSelector"} & set(pod)
 
 
+def test_a_shared_volume_is_mounted_by_what_reads_from_the_hub(compiled: Callable[..., Package]) -> None:
+    spec, kubernetes = compiled("gpu-80gb", models="croco-models")
+    for task, stage in TASKS.items():
+        container = spec["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
+        mounts = [(pvc["mountPath"], pvc["constant"]) for pvc in kubernetes[f"exec-{task}"].get("pvcMount", [])]
+        hub = PROFILES["gpu-80gb"].needs[stage].hub
+        assert mounts == ([("/models", "croco-models")] if hub else [])
+        assert container.get("env", []) == ([{"name": "HF_HUB_CACHE", "value": "/models"}] if hub else [])
+
+
 @pytest.mark.parametrize(
     ("cluster", "message"),
     [
@@ -294,9 +305,9 @@ def test_no_task_has_an_environment_variable_or_pvc_because_the_cache_key_lacks_
     assert variables == {"HF_TOKEN"}
 
 
-def test_every_task_may_be_cached_but_the_one_that_looks_what_is_new(package: Package) -> None:
+def test_every_task_may_be_cached_but_those_that_look_what_is_new(package: Package) -> None:
     cached = {name: task["cachingOptions"].get("enableCache", False) for name, task in tasks_of(package[0]).items()}
-    assert cached == {name: name != "resolve" for name in TASKS}
+    assert cached == {name: name not in ("resolve", "preflight") for name in TASKS}
 
 
 def test_images_are_pinned(package: Package) -> None:
@@ -406,6 +417,6 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path, capsys: pytes
 def test_on_one_machine_tasks_run_in_the_order_of_the_flow(package: Package) -> None:
     tasks = dags(package[0])["root"]
     assert local.flow({name: task.get("dependentTasks", []) for name, task in tasks.items()}) == [
-        "resolve", "plan", "prepare", "for-loop-1", "gather", "plan-2", "for-loop-2", "pair", "train", "answer",
-        "answer-2", "arena", "benchmark", "benchmark-2", "report",
+        "preflight", "resolve", "plan", "prepare", "for-loop-1", "gather", "plan-2", "for-loop-2", "pair", "train",
+        "answer", "answer-2", "arena", "benchmark", "benchmark-2", "report",
     ]  # fmt: skip

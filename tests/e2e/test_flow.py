@@ -16,9 +16,9 @@ from croco import dataset, pair, sample, score, translate
 pytestmark = pytest.mark.engine
 
 TITLES = {
-    "Resolve revisions", "Plan translation", "Prepare prompts", "Translate prompts", "Gather prompts", "Plan sampling",
-    "Sample answers", "Score answers", "Pair chosen and rejected", "Train the adapter", "Benchmark base",
-    "Benchmark tuned", "Answer arena, base", "Answer arena, tuned", "Judge arena", "Report",
+    "Preflight", "Resolve revisions", "Plan translation", "Prepare prompts", "Translate prompts", "Gather prompts",
+    "Plan sampling", "Sample answers", "Score answers", "Pair chosen and rejected", "Train the adapter",
+    "Benchmark base", "Benchmark tuned", "Answer arena, base", "Answer arena, tuned", "Judge arena", "Report",
 }  # fmt: skip
 STAGES = {"prepare", "translate", "sample", "score", "pair", "train", "benchmark", "answer", "arena", "report"}
 LANGUAGES = {"en", "de", "fr", "es"}
@@ -185,8 +185,8 @@ def test_another_pairing_rule_runs_only_what_follows_from_it(
     states = {title: {state.split("  ")[0] == "cached" for state in states} for title, states in changed.states.items()}
     assert set(states) == TITLES
     assert {title for title, cached in states.items() if cached != {True}} == {
-        "Resolve revisions", "Pair chosen and rejected", "Train the adapter", "Benchmark tuned", "Answer arena, tuned",
-        "Judge arena", "Report",
+        "Preflight", "Resolve revisions", "Pair chosen and rejected", "Train the adapter", "Benchmark tuned",
+        "Answer arena, tuned", "Judge arena", "Report",
     }  # fmt: skip
     assert (changed.out / "report.html").read_bytes() != (flow.out / "report.html").read_bytes()
 

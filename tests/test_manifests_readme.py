@@ -1,0 +1,68 @@
+"""manifests/README.md: what it names is there, and its commands make what tasks look for."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import yaml
+from overlays import MANIFESTS, OVERLAYS, README, ROOT, table
+
+from pipelines import __main__ as pipelines
+from pipelines import profiles, toy
+
+
+def test_paths_and_anchors_exist() -> None:
+    for path in re.findall(r"`((?:base|components|overlays|kubeflow)/[\w./-]*)`", README):
+        assert (MANIFESTS / path).exists(), path
+    for path in re.findall(r"`(tests/\w+\.py)`|(manifests/[\w./-]+)", README):
+        assert (ROOT / "".join(path)).exists(), path
+    headings = [line.lstrip("# ").lower() for line in README.splitlines() if line.startswith("##")]
+    anchors = {re.sub(r"[^\w-]", "", heading.replace(" ", "-")) for heading in headings}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", README)) <= anchors
+
+
+def test_every_overlay_has_a_row_and_every_component_a_line() -> None:
+    assert {row[1] for row in table("The steps")} == set(OVERLAYS)
+    for component in (MANIFESTS / "components").iterdir():
+        assert f"\n  {component.name}/ " in README
+
+
+def test_every_placeholder_is_explained() -> None:
+    texts = "".join(path.read_text() for path in (MANIFESTS / "overlays").rglob("*.yaml"))
+    placeholders = set(re.findall(r"CHANGE-ME-[A-Z-]*[A-Z]", texts))
+    assert len(placeholders) == 6
+    assert all(f"`{placeholder}`" in README for placeholder in placeholders)
+
+
+def test_commands_make_the_secrets_that_tasks_look_for() -> None:
+    commands = README.replace("\\\n", " ")
+    made: dict[str, set[str]] = {}
+    for name, given in re.findall(r"create secret generic ([\w-]+)(.+)", commands):
+        made.setdefault(name, set()).update(re.findall(r"--from-\w+=(\w+)=", given))
+    assert made == {
+        "mlpipeline-minio-artifact": {"accesskey", "secretkey"},
+        profiles.STORE_SECRET: {"accesskey", "secretkey", "endpoint", "region"},
+        profiles.HF_SECRET: {"token"},
+    }
+
+
+def test_the_stores_keys_are_those_that_are_read() -> None:
+    [keys] = [row[1] for row in table("Secrets") if row[0] == profiles.STORE_SECRET]
+    source = (ROOT / "croco" / "connection.py").read_text()
+    for key in re.findall(r"[\w.]+", keys.replace("also", "")):
+        assert f'"{key}"' in source, key
+
+
+def test_kind_runs_the_toy_world() -> None:
+    given = yaml.safe_load((MANIFESTS / "overlays/kind/params.yaml").read_text())
+    assert given == toy.parameters(Path("/models/toy")) | {"store": "s3://croco/store"}
+
+
+def test_commands_have_the_flags_that_they_are_given() -> None:
+    given = set(re.findall(r"--[a-z-]+", " ".join(re.findall(r"python -m pipelines .+|FLAGS=.+|`FLAGS`[^.]+", README))))
+    known = io.StringIO()
+    for command in ("preflight", "submit", "schedule"):
+        with contextlib.redirect_stdout(known), contextlib.suppress(SystemExit):
+            pipelines.main([command, "--help"])
+    assert given - set(re.findall(r"--[a-z-]+", known.getvalue())) == set()
