@@ -157,6 +157,7 @@ def sample(
         [ids for _, ids, _ in asked], [engine.Sampling(n=config.n, seed=seed, **decoding) for _, _, seed in asked]
     )
     special = special_ids(tokenizer)
+    identify = functools.cache(languages.identify)  # short answers repeat
     kept: list[dict[str, Any]] = []
     for (prompt, _, seed), completions in zip(asked, answers, strict=True):
         language = prompt["language"]
@@ -174,7 +175,7 @@ def sample(
                     "token_ids": answer.token_ids,
                     "finish_reason": answer.finish_reason,
                     "seed": seed + index,
-                    "identified": languages.identify(answer.text),
+                    "identified": identify(answer.text),
                 }
             )
     return kept

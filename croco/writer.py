@@ -113,8 +113,10 @@ class Writer:
         self._mark(clear=clear)
         finished.unlink(missing_ok=True)
         for stale in self.out.iterdir():
-            if stale != unfinished and (clear or fnmatch(stale.name, "part-*.parquet") or fnmatch(stale.name, ".*")):
+            if stale != unfinished and (clear or fnmatch(stale.name, "part-*.parquet")):
                 shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        for half in self.out.rglob(".*.partial"):  # what a kill left of a fetch
+            half.unlink()
         self._mark(clear=False)
 
     def _mark(self, *, clear: bool) -> None:
