@@ -25,7 +25,11 @@ swift_dir = {folder}
 devices = {folder}/devices
 mount_check = false
 disable_fallocate = true
+conn_timeout = 30
+node_timeout = 60
+container_update_timeout = 60
 """
+"""Patient: after a second Swift would answer a put before listings show it, which S3 does not."""
 STORAGE = SHARED + "[app:main]\nuse = egg:swift#{server}\n"
 PROXY = (
     SHARED
