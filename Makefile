@@ -9,6 +9,12 @@ OUT ?=
 STORE ?=
 # JSON file with the digests of a registry's images, without which a package is compiled for no caching.
 IMAGES ?=
+# Images to build, of cpu, gpu and euroeval; all by default. VARIANT=cpu is for machines without a GPU.
+ONLY ?=
+VARIANT ?= gpu
+ENGINE ?= podman
+# HOST/PATH to push them to.
+REGISTRY ?=
 
 TORCH := torch==2.13.0
 BIN := .venv/bin
@@ -19,8 +25,11 @@ OBJECTSTORE := .cache/objectstore
 # What checks images and manifests: linters, kubectl, and the object store that manifests ship.
 LINT := .cache/lint
 
+# AlpacaEval's own package, which the win rates are held against.
+ALPACA := .cache/alpaca
+
 .DEFAULT_GOAL := help
-.PHONY: help install toy run test test-fast lint format signal chaos bench compile lock clean
+.PHONY: help install toy run test test-fast lint format signal chaos bench winrates compile images images-test lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,16 +56,21 @@ $(LINT)/installed: images/lint.lock
 	$(LINT)/bin/pip install --quiet --no-deps --require-hashes -r images/lint.lock
 	@touch $@
 
+$(ALPACA)/installed: images/alpaca.lock
+	$(PYTHON) -m venv --clear $(ALPACA)
+	$(ALPACA)/bin/pip install --quiet --no-deps --require-hashes -r images/alpaca.lock
+	@touch $@
+
 toy: install  ## train the toy world (cached in .cache/toy)
 	$(BIN)/python -m croco toy --out $(TOY)
 
 run: toy  ## the whole flow on the toy world; prints the path of its report
 	$(BIN)/python -m pipelines run --toy $(TOY) $(if $(OUT),--out $(OUT))
 
-test: lint toy $(OBJECTSTORE)/installed $(LINT)/installed  ## every test, with real vLLM, TRL, EuroEval and kfp.local
+test: lint toy $(OBJECTSTORE)/installed $(LINT)/installed $(ALPACA)/installed  ## every test, with real vLLM, TRL, EuroEval and kfp.local
 	$(BIN)/python -m pytest
 
-test-fast: install $(OBJECTSTORE)/installed $(LINT)/installed  ## the tests that need no engine
+test-fast: install $(OBJECTSTORE)/installed $(LINT)/installed $(ALPACA)/installed  ## the tests that need no engine
 	$(BIN)/python -m pytest -m "not engine and not browser"
 
 lint: install  ## ruff and mypy
@@ -78,14 +92,27 @@ bench: toy  ## what `sample` costs against plain vLLM, in tokens a second; STORE
 	$(BIN)/python tests/bench/sampling.py --policy $(TOY)/policy --source $(TOY)/instructions.jsonl \
 		--out .cache/bench/sampling.json $(if $(STORE),--store $(STORE))
 
+winrates: install  ## are the win rates right about simulated judges whose biases are known
+	$(BIN)/python tests/bench/winrates.py --out .cache/bench/winrates.json
+
 compile: install  ## the Kubeflow package, croco-preference.yaml; IMAGES=FILE pins its images
 	$(BIN)/python -m pipelines compile --out croco-preference.yaml $(if $(IMAGES),--images $(IMAGES),--allow-tags)
 
+images:  ## build the images (images/README.md); REGISTRY=HOST/PATH pushes them and notes their digests for compile
+	$(PYTHON) images/build.py $(ONLY) --variant $(VARIANT) --engine $(ENGINE) $(if $(REGISTRY),--registry $(REGISTRY))
+
+images-test: toy  ## build the images' CPU variants and run the flow with every task in a container (as root, on Debian)
+	tests/images/setup.sh .cache/images
+	$(if $(TORCH_INDEX),TORCH_INDEX=$(TORCH_INDEX)) tests/images/build.sh .cache/images $(ONLY)
+	CONTAINERS_CONF=$(CURDIR)/.cache/images/containers.conf ONLY="$(ONLY)" $(if $(TORCH_INDEX),TORCH_INDEX=$(TORCH_INDEX)) \
+		$(BIN)/python -m pytest tests/images/containers.py
+
 lock: install  ## pin every images/*.in with hashes into its .lock
 	$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv==0.13.8
-	for name in laptop objectstore lint; do \
+	for name in laptop objectstore lint alpaca; do \
 		.cache/uv/bin/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate --python-version 3.11 \
 			--index-strategy unsafe-best-match --output-file images/$$name.lock images/$$name.in || exit 1; done
+	PATH=$(CURDIR)/.cache/uv/bin:$$PATH images/lock.sh
 
 clean:  ## remove what runs leave behind; keeps .venv and the toy world
 	rm -rf runs .cache/store croco-preference.yaml .pytest_cache .mypy_cache .ruff_cache .hypothesis

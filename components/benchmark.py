@@ -4,7 +4,7 @@
 from typing import Optional
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
 from components import images
 
@@ -18,6 +18,7 @@ def benchmark(
     datasets: Optional[str] = None,
     datasets_revision: Optional[str] = None,
     languages: list[str] = ["da", "nl", "en", "fr", "de", "it", "es"],  # noqa: B006
+    suite: str = "paper",
     names: list[str] = [],  # noqa: B006
     iterations: int = 3,
     test_split: bool = True,
@@ -25,8 +26,11 @@ def benchmark(
     max_failed: float = 0.1,
     store: str = "",
     trained: Input[Model] = None,
+    cache: Input[Artifact] = None,
 ) -> None:
-    """EuroEval's scores of a model: of `model` itself, or of `trained`, which `train` made from it."""
+    """EuroEval's scores of a model: of `model` itself, or of `trained`, which `train` made from it. With `cache`, what
+    `fetch` wrote, without a network.
+    """
     from pathlib import Path
 
     from components import scalars
@@ -34,6 +38,7 @@ def benchmark(
 
     config = BenchmarkConfig(
         languages=tuple(languages),
+        suite=suite,
         names=tuple(names),
         iterations=iterations,
         test_split=test_split,
@@ -45,6 +50,7 @@ def benchmark(
         revision=None if trained else revision,
         datasets=Path(datasets) if datasets else None,
         datasets_revision=datasets_revision or None,
+        cache=Path(cache.path) if cache else None,
         out=Path(scores.path),
         store=store or None,
         config=config,

@@ -1,10 +1,22 @@
-"""Images: the one place that names the container images, one a dependency set (images/)."""
+"""Images: the container images, one a dependency set (images/).
 
-CPU = "croco-cpu:0.1.0"
-"""resolve, plan, prepare, gather, pair, select, report."""
-GPU = "croco-gpu:0.1.0"
-"""vLLM and training: translate, sample, score, train, answer, arena."""
-EUROEVAL = "croco-euroeval:0.1.0"
-"""benchmark."""
-NAMES = {"cpu": CPU, "gpu": GPU, "euroeval": EUROEVAL}
+Their names, their bases and, once `make images REGISTRY=...` has pushed them, their digests are in images.json, which
+lies beside this module to be found wherever it is installed.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+FILE = Path(__file__).with_name("images.json")
+_REFERENCES = json.loads(FILE.read_text(encoding="utf-8"))
+NAMES: Mapping[str, str] = _REFERENCES["images"]
 """What a cluster's own references (`python -m pipelines compile --images`) go by."""
+PUSHED: Mapping[str, str] = _REFERENCES["pushed"]
+"""Name in NAMES -> its reference in a registry, with its digest."""
+CPU = NAMES["cpu"]
+"""preflight, resolve, plan, prepare, gather, pair, select, promote, publish, report, track."""
+GPU = NAMES["gpu"]
+"""vLLM and training: translate, sample, score, train, answer, arena."""
+EUROEVAL = NAMES["euroeval"]
+"""fetch, benchmark."""

@@ -19,6 +19,7 @@ def report(
     answers_base: Input[Dataset],
     answers_tuned: Input[Dataset],
     verdicts: Input[Dataset],
+    decision: Input[Artifact],
     report: Output[Artifact],
     page: Output[HTML],
     summary: Output[Markdown],
@@ -50,6 +51,7 @@ def report(
         answers_base=Path(answers_base.path),
         answers_tuned=Path(answers_tuned.path),
         verdicts=Path(verdicts.path),
+        decision=Path(decision.path),
         store=store or None,
         config=ReportConfig(
             title=title, samples_per_language=samples_per_language, max_characters=max_characters, bins=bins, seed=seed

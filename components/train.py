@@ -27,13 +27,13 @@ def train(
     lora_rank: int = 16,
     seed: int = 42,
     store: str = "",
+    trainjob: dict = {},  # noqa: B006 - kfp takes a literal only
 ) -> None:
     """A LoRA adapter on pairs (dpo) or SFT rows (sft) and the model it is merged into; and their metrics alone."""
-    import shutil
     from pathlib import Path
 
     from components import scalars
-    from croco.train import TrainConfig, run
+    from croco.train import TrainConfig, run, summary
 
     config = TrainConfig(
         method=method,
@@ -52,7 +52,8 @@ def train(
         revision=revision,
         out=Path(trained.path),
         store=store or None,
+        trainjob=trainjob,
         config=config,
     )
-    shutil.copytree(trained.path, training.path, ignore=shutil.ignore_patterns("adapter", "merged"))
+    summary(Path(trained.path), Path(training.path))
     scalars.log(manifest, metrics)

@@ -1,7 +1,9 @@
 """Arena: two models' answers to the same questions -> a judge's verdicts and win rates (paper: m-ArenaHard).
 
     python -m croco arena --answers TUNED --reference BASE --judge MODEL --out DIR
+    python -m croco arena --answers TUNED --reference LARGER --judge NAME --judge-endpoint https://HOST/v1 --out DIR
 
+One set of answers serves any number of comparisons: tuned against base, against a larger model, base against it.
 Answers are joined by question_id and language. Every question is judged twice, each model once in each place, and
 scores the mean of the two (win 1, tie .5, loss 0); identical answers tie without a call. A reply without a verdict
 stays in the dataset as null, and its question is left out of the rates: half of it would carry the judge's bias for a
@@ -19,13 +21,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from croco import chat, checks, dataset, engine, judges, models, rows, winrate
-from croco.engine import Generate, Sampling
+from croco import calls, chat, checks, dataset, endpoint, engine, judges, models, winrate
+from croco.calls import Judge
 from croco.matches import ORDERS, SIDES, Match, differences, in_language, join, load_side
 from croco.shards import Outcome, Shards, split
 from croco.writer import Writer
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -59,67 +61,17 @@ class ArenaConfig:
         checks.one_or_more(self, "max_model_len", "shard_questions", "gpus")
 
 
-@dataclass(frozen=True)
-class Call:
-    """One question to the judge, as token ids."""
-
-    match: Match
-    order: str
-    ids: list[int]
-
-
-def prepare_calls(
-    matches: Sequence[Match], judge: judges.Format, tokenizer: Any, max_model_len: int, tally: dataset.Tally
-) -> list[Call]:
-    """Both orders of every match, side by side, so that they share the start of their prompt.
-
-    A match the judge cannot be asked about in both orders is counted as dropped.
-    """
-    calls = []
-    for match in matches:
-        tally.take(match.language, len(ORDERS))
-        pair = []
-        for order in ORDERS:
-            a, b = (match.model, match.reference) if order == ORDERS[0] else (match.reference, match.model)
-            messages = [{"role": "user", "content": judge.prompt(match.prompt, match.language, a, b)}]
-            if chat.special_token_in(tokenizer, messages):
-                tally.drop(match.language, "special_token", len(ORDERS))
-                break
-            ids = chat.prompt_ids(tokenizer, messages, **judge.template)
-            if len(ids) + judge.sampling.max_tokens > max_model_len:
-                tally.drop(match.language, "over_context", len(ORDERS))
-                break
-            pair.append(Call(match, order, ids))
-        else:
-            tally.keep(match.language, len(ORDERS))
-            calls += pair
-    return calls
-
-
-def ask(calls: Sequence[Call], sampling: Sampling, seed: int, generate: Generate) -> list[dict[str, Any]]:
-    """A verdict row for each call, the judge asked once for all of them."""
-    samplings = [
-        dataclasses.replace(sampling, seed=_seed(seed, call) if sampling.temperature else None) for call in calls
-    ]
-    replies = generate([call.ids for call in calls], samplings) if calls else []
-    verdicts = []
-    for call, (reply,) in zip(calls, replies, strict=True):
-        letter = judges.read_verdict(reply)
-        first, second = SIDES if call.order == ORDERS[0] else SIDES[::-1]
-        verdict = {"A": first, "B": second, "C": "tie", None: None}[letter]
-        verdicts.append(_row(call.match, call.order, verdict, reply.text))
-    return verdicts
-
-
 def settle(
     matches: Sequence[Match],
     tokenizer: Any,
     writer: Writer,
-    load: Callable[[], engine.Generator],
+    load: Callable[[], Judge],
     config: ArenaConfig,
-) -> list[dataset.Count]:
+) -> tuple[list[dataset.Count], list[str]]:
     """Write two ties for each match of identical answers, which no judge sees, then what the judge says of the others,
     a part a shard; `load` is called for the first shard that nobody has judged yet.
+
+    The counts, and the names under which an endpoint's models answered.
     """
     from tqdm import tqdm
 
@@ -127,45 +79,30 @@ def settle(
     differing = [match for match in matches if match.model != match.reference]
     same = [match for match in matches if match.model == match.reference]
     if same:
-        writer.add([_row(match, order, "tie", judges.IDENTICAL) for match in same for order in ORDERS])
+        writer.add([calls.row(match, order, "tie", judges.IDENTICAL) for match in same for order in ORDERS])
     for match in same:
         tally.take(match.language, len(ORDERS))
         tally.keep(match.language, len(ORDERS))
     shards = Shards(writer, load=load, settings={"seed": config.seed, "max_model_len": config.max_model_len})
     table = pa.table({name: [getattr(m, name) for m in differing] for name in ("language", "question_id")})
 
-    def compute(asked: Sequence[Match], judge: engine.Generator) -> Outcome:
+    def compute(asked: Sequence[Match], judge: Judge) -> Outcome:
         found = dataset.Tally("verdicts")
-        calls = prepare_calls(asked, form, tokenizer, judge.max_model_len, found)
-        return Outcome(ask(calls, form.sampling, config.seed, judge), found.counts())
+        prepared = calls.prepare(asked, form, tokenizer, judge.max_model_len, found)
+        verdicts = calls.ask(prepared, form.sampling, config.seed, judge, found)
+        return Outcome(verdicts, found.counts(), notes={"served": sorted(getattr(judge, "served", ()))})
+
+    served: set[str] = set()
 
     with tqdm(total=len(differing), desc="arena", unit="question") as bar:
         for language, places in split(table, config.shard_questions, key="question_id"):
             asked = [differing[place] for place in places]
             content = [judges.about(config.judge_format, language), *map(dataclasses.asdict, asked)]
-            shards.do(language, content, functools.partial(compute, asked))
+            served.update(shards.do(language, content, functools.partial(compute, asked))["notes"]["served"])
             bar.update(len(asked))
     for count in shards.counts():
         tally.add(count)
-    return tally.counts()
-
-
-def _seed(seed: int, call: Call) -> int:
-    return rows.seed_of("judge", seed, call.match.question_id, call.match.language, call.order)
-
-
-def _row(match: Match, order: str, verdict: str | None, judge_text: str) -> dict[str, Any]:
-    return {
-        "question_id": match.question_id,
-        "language": match.language,
-        "order": order,
-        "verdict": verdict,
-        "model_chars": len(match.model),
-        "reference_chars": len(match.reference),
-        "category": match.category,
-        "subcategory": match.subcategory,
-        "judge_text": judge_text,
-    }
+    return tally.counts(), sorted(served)
 
 
 def written(writer: Writer) -> list[dict[str, Any]]:
@@ -194,6 +131,8 @@ def run(
     reference: Path,
     judge: str = judges.JUDGE,
     judge_revision: str | None = None,
+    judge_endpoint: str | None = None,
+    judge_concurrency: int = 32,
     out: Path,
     store: str | None = None,
     config: ArenaConfig = ArenaConfig(),
@@ -203,8 +142,10 @@ def run(
     Args:
         answers: Dataset of the answers of the model whose win rate is wanted.
         reference: Dataset of the answers of the model it is compared with.
-        judge: Folder or hub id of the judge (default: the reference code's).
+        judge: Folder or hub id of the judge (default: the reference code's); its name at an endpoint.
         judge_revision: Commit, tag or branch of a hub judge; default main (ours).
+        judge_endpoint: Address of an OpenAI-compatible server that has the judge, up to /v1; default: an engine here.
+        judge_concurrency: Requests to the endpoint at a time (ours).
         out: Directory to write.
         store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
@@ -212,8 +153,8 @@ def run(
     manifests = [dataset.load_manifest(directory, "answers") for directory in inputs]
     codes = sorted({str(count.language) for manifest in manifests for count in manifest.counts if count.rows_out})
     policies = {side: m.models["policy"] for side, m in zip(SIDES, manifests, strict=True) if "policy" in m.models}
-    warned, identity = differences(manifests), models.identity(judge, judge_revision)
-    commit, form = identity.get("revision"), judges.FORMATS[config.judge_format]
+    warned, identity = differences(manifests), identify(judge, judge_revision, judge_endpoint)
+    form = judges.FORMATS[config.judge_format]
     writer = Writer(
         out,
         "verdicts",
@@ -231,26 +172,52 @@ def run(
     for difference in warned:
         writer.warn(difference)
     (name, model), (other, compared) = load_side(answers), load_side(reference)
-    tally, tokenizer = dataset.Tally("verdicts"), chat.load_tokenizer(judge, commit)
-    judges.check_template(tokenizer, config.judge_format)
+    tally, tokenizer = dataset.Tally("verdicts"), None
+    if not judge_endpoint:
+        tokenizer = chat.load_tokenizer(judge, identity.get("revision"))
+        judges.check_template(tokenizer, config.judge_format)
+        identity = identity | {"chat_template_sha256": chat.template_sha256(tokenizer)}
 
-    def load() -> engine.Generator:
+    def load() -> Judge:
+        if judge_endpoint:
+            template = form.template
+            return endpoint.Endpoint(judge_endpoint, judge, template=template, concurrency=judge_concurrency)
         limit = config.max_model_len or form.max_model_len
-        return engine.load_generator(judge, commit, max_model_len=limit, gpus=config.gpus)
+        return engine.load_generator(judge, identity.get("revision"), max_model_len=limit, gpus=config.gpus)
 
     matches = join(model, compared, tally)
-    for count in settle(matches, tokenizer, writer, load, config):
+    counts, served = settle(matches, tokenizer, writer, load, config)
+    for count in counts:
         tally.add(count)
     verdicts = written(writer)
     check_readable(verdicts, config.max_unreadable, out)
+    if len(served) > 1:
+        writer.warn(f"the judge's endpoint answered as {', '.join(served)}: the verdicts are of more than one judge")
     return writer.finish(
         tally.counts(),
-        models={**policies, "judge": identity | {"chat_template_sha256": chat.template_sha256(tokenizer)}},
+        models={**policies, "judge": identity},
         metrics={
             "model": name,
             "reference": other,
-            "judge": {"sampling": dataclasses.asdict(form.sampling), "template": dict(form.template)},
+            "judge": {
+                "sampling": dataclasses.asdict(form.sampling),
+                "template": dict(form.template),
+                "served": served,
+            },
             "in_language": in_language(matches, (model, compared)),
             "win_rates": winrate.win_rates(verdicts, config.repetitions, config.seed),
+            "subcategories": winrate.by_subcategory(verdicts, config.repetitions, config.seed),
         },
     )
+
+
+def identify(judge: str, revision: str | None, address: str | None) -> dict[str, Any]:
+    """What a manifest says of the judge: of an endpoint's, the name and where it was asked, for nobody can say more.
+
+    Raises: ValueError for a revision of an endpoint's model, or as endpoint.check.
+    """
+    if not address:
+        return models.identity(judge, revision)
+    if revision:
+        raise ValueError(f"judge_revision: found {revision} with an endpoint; expected none; the server decides")
+    return {"id": judge, "endpoint": endpoint.check(address)}

@@ -1,35 +1,34 @@
 """Benchmark: a model -> its EuroEval scores, by language.
 
 Run once for base and once for tuned. Source: the paper's section on structured evaluation; data sets and iterations
-from the reference's 5.euroeval.sh (`croco.benchmark_datasets.PAPER`).
+from the reference's 5.euroeval.sh (`croco.suites`).
 
-    python -m croco benchmark --model DIR_OR_HUB_ID --out DIR [--datasets DIR] [--languages da en] [--store DIR]
+    python -m croco benchmark --model DIR_OR_HUB_ID --out DIR [--datasets DIR] [--cache DIR] [--languages da en]
 
-EuroEval runs in a child process (`croco.benchmark_worker`). With `--datasets`, a folder of local data sets, nothing is
-fetched from a network. What is done once for one model and one data set is its record, in the store or, without one, in
-OUT until the stage is done; EuroEval is started for the data sets that have none.
+EuroEval runs in a child process (`croco.benchmark_child`). With `--datasets`, a folder of local data sets, or
+`--cache`, what `fetch` wrote, nothing is fetched from a network. What is done once for one model and one data set is
+its record, in the store or, without one, in OUT until the stage is done; EuroEval is started for the data sets that
+have none.
 """
 
 import dataclasses
 import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import croco
-from croco import dataset, languages, models
-from croco.benchmark_datasets import PAPER, LocalDataset, read_local
+from croco import benchmark_child, benchmark_failures, checks, dataset, languages, models
+from croco.benchmark_cache import Cache, read_cache
+from croco.benchmark_datasets import LocalDataset, read_local
 from croco.benchmark_records import Record, find, parse_line
-from croco.benchmark_worker import JOB, NOTES, Job, Notes
+from croco.benchmark_worker import Job, Notes
 from croco.store import open_store
+from croco.suites import SUITES
 from croco.writer import KEPT, Writer, key_of
 
-VERSION = 1
+VERSION = 2
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken")
 """Kinds of files EuroEval gets to see: no pickled weights, no code."""
 
@@ -40,8 +39,10 @@ class BenchmarkConfig:
 
     languages: tuple[str, ...] = languages.MAIN
     """Whose data sets are run. Default: the seven of the paper's main study."""
+    suite: str = "paper"
+    """Whose list of data sets: paper (the reference code's), or EuroEval's own by its version, as official-17.7."""
     names: tuple[str, ...] = ()
-    """Data sets to run, of those languages' only. Default: all of `datasets` where that is given, else the paper's."""
+    """Data sets to run, of those languages' only. Default: all of `datasets` where that is given, else the suite's."""
     iterations: int = 3
     """Bootstrapped evaluations of each data set, from 2 on (an interval needs two). Default: the reference code's;
     EuroEval's own is 10."""
@@ -54,6 +55,7 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         languages.check(self.languages)
+        checks.one_of(self, "suite", SUITES)
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"names: found {list(self.names)}; expected each once")
         if self.iterations < 2:
@@ -65,12 +67,12 @@ class BenchmarkConfig:
 def choose(config: BenchmarkConfig, local: Sequence[LocalDataset]) -> tuple[dict[str, str], dict[str, str]]:
     """(data set -> language to run, language -> reason why it has none).
 
-    `local` takes the place of the paper's data sets where it is given, unless `names` asks for some of both.
+    `local` takes the place of the suite's data sets where it is given, unless `names` asks for some of both.
     Raises: ValueError for a name that no language asked for has, or if nothing remains.
     """
-    paper = {name: code for code, names in PAPER.items() for name in names}
+    suite = {name: code for code, names in SUITES[config.suite].items() for name in names}
     own = {data.name: data.language for data in local}
-    offered = {**paper, **own} if config.names or not local else own
+    offered = {**suite, **own} if config.names or not local else own
     known = {name: code for name, code in offered.items() if code in config.languages}
     if strange := [name for name in config.names if name not in known]:
         raise ValueError(f"names: found {strange}; expected data sets of {list(config.languages)}: {sorted(known)}")
@@ -125,7 +127,7 @@ def account(
 def _reason(name: str, notes: Notes) -> str:
     if name in notes.unknown:
         return "not_in_this_euroeval"
-    return "failed" if name in notes.failed else "not_for_this_kind_of_model"
+    return benchmark_failures.reason(notes.failed[name]) if name in notes.failed else "not_for_this_kind_of_model"
 
 
 def weights(folder: Path) -> list[Path]:
@@ -141,39 +143,6 @@ def weights(folder: Path) -> list[Path]:
     if not any(file.suffix == ".safetensors" for file in files):
         raise FileNotFoundError(f"{folder}: found no *.safetensors; expected a whole model with its weights")
     return files
-
-
-def run_euroeval(job: Job, files: Sequence[Path]) -> Notes:
-    """EuroEval in a child process, on the model of `files`; what it finds goes to the job's store.
-
-    Raises: RuntimeError if the child fails.
-    """
-    with tempfile.TemporaryDirectory(prefix="croco-benchmark-") as folder:
-        work = Path(folder)
-        (work / job.model).mkdir()  # EuroEval writes into the model's folder: it gets one of its own, of links
-        for file in files:
-            (work / job.model / file.name).symlink_to(file.resolve())
-        (work / JOB).write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
-        command = [sys.executable, "-m", "croco.benchmark_worker"]
-        status = subprocess.run(command, cwd=work, env=_environment(work, job.offline), check=False).returncode
-        if status:
-            raise RuntimeError(f"EuroEval: found exit status {status}; expected 0; its messages are above")
-        return Notes(**json.loads((work / NOTES).read_text(encoding="utf-8")))
-
-
-def _environment(work: Path, offline: bool) -> dict[str, str]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(croco.__file__).parents[1]), os.getenv("PYTHONPATH")])),
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else its import fetches a price list
-        "VLLM_CACHE_ROOT": str(work / "vllm"),
-        "VLLM_CONFIG_ROOT": str(work / "vllm"),
-    }
-    if offline:
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(work / "hub"), "XDG_CACHE_HOME": str(work / "cache")}
-        for token in ("HF_TOKEN", "HUGGINGFACE_API_KEY"):
-            environment.pop(token, None)  # EuroEval would ask the hub whose it is
-    return environment
 
 
 def run(
@@ -194,9 +163,9 @@ def run(
         revision: The hub id's commit, branch or tag; of a folder `sha256:<hex>`, which is then checked.
         out: Where the scores go.
         datasets: A folder of local data sets (croco/benchmark_datasets.py says how it looks), run instead of the
-            paper's; nothing is then fetched.
+            suite's; nothing is then fetched.
         datasets_revision: What that folder holds, `sha256:<hex>`; it is then checked.
-        cache: Where EuroEval keeps data sets it downloads; default: a temporary folder.
+        cache: What `fetch` wrote; EuroEval's own data sets are then read from it and nothing is fetched.
         store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
     if datasets and datasets_revision:
@@ -205,8 +174,11 @@ def run(
     chosen, without = choose(config, local)
     files = weights(Path(model)) if models.is_local(model) else []
     identity = models.identity(model, revision)
-    data = {one.name: one.sha256 for one in local if one.name in chosen}
+    shas = {one.name: one.sha256 for one in local if one.name in chosen}
     libraries = dataset.library_versions()
+    euroeval = libraries.get("euroeval")
+    fetched = read_cache(cache, [one for one in chosen if one not in shas], euroeval)
+    data = {**shas, **fetched.revisions}
     writer = Writer(
         out,
         "benchmarks",
@@ -215,14 +187,15 @@ def run(
         config=config,
         models={"policy": identity},
         store=store,
-        also=[libraries.get("euroeval"), data],
+        also=[euroeval, data],
     )
     if writer.done:
         return writer.done
     asked = {what: getattr(config, what) for what in ("iterations", "test_split", "few_shot")}
     about = [VERSION, identity, asked, libraries]
     name = f"model-{key_of(about)[:16]}"
-    records = {one: f"shards/benchmark/{key_of(about, one, data.get(one))}.json" for one in chosen}
+    there = [one for one in chosen if one not in fetched.lacking]
+    records = {one: f"shards/benchmark/{key_of(about, one, data.get(one))}.json" for one in there}
     kept = writer.store or open_store(out / KEPT)
     found, notes = find(kept, records, name), Notes()
     if missing := {one: place for one, place in records.items() if one not in found}:
@@ -233,17 +206,17 @@ def run(
             datasets=str(datasets.resolve()) if datasets else None,
             offline=missing.keys() <= data.keys(),
             **asked,
-            cache=str(cache.resolve()) if cache else None,
             store=kept.location if "://" in kept.location else str(Path(kept.location).resolve()),
         )
         files = files or weights(models.snapshot(model, identity["revision"], [f"*{kind}" for kind in MODEL_FILES]))
-        notes = run_euroeval(job, files)
+        notes = benchmark_child.run(job, files, cache)
         found |= find(kept, missing, name)
+    notes = _with(notes, fetched)
     _count(writer, [(chosen[one], record, one in missing) for one, record in found.items()], notes)
     writer.shards += [records[one] for one in chosen if one in found]
     lines = {one: parse_line(record["line"], one) for one, record in found.items()}
     rows, counts = account(chosen, without, lines, notes)
-    _warn(writer, counts, notes, most=config.max_failed * len(chosen))
+    _warn(writer, counts, notes, euroeval=euroeval, most=config.max_failed * len(chosen))
     writer.add(rows)
     template = next((record["chat_template_sha256"] for record in found.values()), None)
     return writer.finish(
@@ -251,7 +224,9 @@ def run(
         models={"policy": {**identity, "chat_template_sha256": template}},
         metrics={
             "generative_type": sorted({str(line.generative_type) for line in lines.values()}),
-            "local_data_sha256": data,
+            "ran_with": _distinct(record["ran_with"] for record in found.values()),
+            "local_data_sha256": shas,
+            "data_revisions": {one: record["revision"] for one, record in found.items() if one not in shas},
         },
     )
 
@@ -269,14 +244,29 @@ def _count(writer: Writer, records: Iterable[tuple[str, Mapping[str, Any], bool]
     writer.spent(None).add(bytes_written=notes.bytes_written)
 
 
-def _warn(writer: Writer, counts: Iterable[dataset.Count], notes: Notes, *, most: float) -> None:
+def _with(notes: Notes, fetched: Cache) -> Notes:
+    """The notes, and why the cache lacks some of what was asked for."""
+    return dataclasses.replace(
+        notes,
+        unknown=[*notes.unknown, *fetched.unknown],
+        failed={**notes.failed, **{name: f"not in the cache, {why}" for name, why in fetched.failed.items()}},
+    )
+
+
+def _distinct(settings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Each of them once, in an order that does not depend on theirs."""
+    return [json.loads(text) for text in sorted({json.dumps(one, sort_keys=True) for one in settings})]
+
+
+def _warn(writer: Writer, counts: Iterable[dataset.Count], notes: Notes, *, euroeval: str | None, most: float) -> None:
     """Say what was not run, and why. Raises: RuntimeError if EuroEval failed on more data sets than `most`."""
     for count in counts:
         for reason, number in count.dropped.items():
             writer.warn(f"{count.language}: {number} {count.unit} not run: {reason}")
-    for benchmark, message in notes.failed.items():
-        writer.warn(f"{benchmark}: EuroEval failed: {message}")
-    if len(notes.failed) > most:
-        raise RuntimeError(
-            f"EuroEval: found {len(notes.failed)} data sets failed; expected at most {most:g}: {dict(notes.failed)}"
-        )
+    if notes.unknown:
+        writer.warn(benchmark_failures.not_in(euroeval, notes.unknown))
+    failed = {name: benchmark_failures.explain(message) for name, message in notes.failed.items()}
+    for benchmark, message in failed.items():
+        writer.warn(f"{benchmark}: failed: {message}")
+    if len(failed) > most:
+        raise RuntimeError(f"EuroEval: found {len(failed)} data sets failed; expected at most {most:g}: {failed}")

@@ -7,7 +7,6 @@ at most.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -18,13 +17,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from croco import chat, engine
-from croco.benchmark_datasets import LocalDataset, read_local
+from croco import benchmark_tasks, chat, engine
+from croco.benchmark_cache import DATA
+from croco.benchmark_datasets import read_local
 from croco.benchmark_records import parse_line, read_lines
 from croco.store import Store, open_store
 
-JOB, RESULTS, NOTES = "job.json", "results.jsonl", "notes.json"
-"""Files in the worker's folder: what it is asked, what EuroEval appends its records to, what it answers last."""
+JOB, RESULTS, NOTES, FAILURE = "job.json", "results.jsonl", "notes.json", "failure.txt"
+"""Files in the worker's folder: what it is asked, what EuroEval appends its records to, what it answers last, or why it
+could not.
+"""
+SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")
+"""What EuroEval may take from a model's own generation_config.json."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +44,10 @@ class Job:
     datasets: str | None
     """Folder of local data sets."""
     offline: bool
-    """Whether no other data sets are run, so that nothing has to be fetched."""
+    """Whether all other data sets are in the working directory's cache, so that nothing has to be fetched."""
     iterations: int
     test_split: bool
     few_shot: bool
-    cache: str | None
-    """Folder for EuroEval's downloads, else one in the working directory."""
     store: str
 
 
@@ -64,10 +66,16 @@ class Notes:
 
 @dataclasses.dataclass
 class Meter:
-    """Tokens that EuroEval's engine has read and written."""
+    """Tokens that EuroEval's engine has read and written, and how it runs."""
 
     tokens_in: int = 0
     tokens_out: int = 0
+    ran_with: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What two models' scores have to have in common: number format, context, batches, sampling."""
+    revisions: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Data set -> which of the hub's commits was loaded."""
+    refused: list[str] = dataclasses.field(default_factory=list)
+    """Why EuroEval did not load the model."""
 
 
 class Keeper:
@@ -76,8 +84,8 @@ class Keeper:
     def __init__(self, job: Job, store: Store, about: Mapping[str, Any]) -> None:
         """`about`: what every record says besides."""
         self.job, self.store, self.about = job, store, about
-        self.spent: dict[str, dict[str, float]] = {}
-        """Data set -> tokens, seconds and GPU-seconds, of each that was evaluated."""
+        self.spent: dict[str, dict[str, Any]] = {}
+        """Data set -> its revision, tokens, seconds and GPU-seconds, of each that was evaluated."""
         self.kept: set[str] = set()
 
     def keep(self) -> None:
@@ -106,10 +114,10 @@ def run(job: Job) -> Notes:
     known = {config.name: config for config in vars(dataset_configs).values() if isinstance(config, DatasetConfig)}
     if both := sorted(known.keys() & local.keys()):
         raise ValueError(f"{job.datasets}: found data sets named {both}, as EuroEval's own; expected other names")
-    known |= {name: _config(data) for name, data in local.items()}
+    known |= {name: benchmark_tasks.config(data) for name, data in local.items()}
     asked = {name: known[name] for name in job.records if name in known}
     gpus = torch.cuda.device_count()
-    keeper = Keeper(job, open_store(job.store), {"chat_template_sha256": template})
+    keeper = Keeper(job, open_store(job.store), {"chat_template_sha256": template, "ran_with": meter.ran_with})
     failed: dict[str, str] = {}
 
     class Resumable(Benchmarker):
@@ -120,6 +128,7 @@ def run(job: Job) -> Notes:
             outcome = super()._benchmark_single(*args, dataset_config=dataset_config, **kwargs)
             seconds = time.monotonic() - began
             keeper.spent[dataset_config.name] = {
+                "revision": meter.revisions.get(dataset_config.name),
                 "tokens_in": meter.tokens_in - before.tokens_in,
                 "tokens_out": meter.tokens_out - before.tokens_out,
                 "seconds": seconds,
@@ -132,7 +141,7 @@ def run(job: Job) -> Notes:
     benchmarker = Resumable(
         # A tuple: EuroEval 17 looks every member of a list up on the hub, its own data sets excepted.
         dataset=tuple(asked.values()),
-        cache_dir=job.cache or str(Path("euroeval").resolve()),
+        cache_dir=str(Path(DATA).resolve()),
         num_iterations=job.iterations,
         evaluate_test_split=job.test_split,
         few_shot=job.few_shot,
@@ -144,7 +153,7 @@ def run(job: Job) -> Notes:
         benchmarker.benchmark(job.model)
         keeper.keep()
         if not kinds:
-            raise RuntimeError("EuroEval: found a model that it does not load; expected one; its messages are above")
+            raise RuntimeError(" ".join(["EuroEval does not load the model:", *meter.refused]))
     for name, config in asked.items():
         if name not in keeper.spent and kinds & {*config.allowed_generative_types}:
             failed[name] = "not reached: EuroEval gave the model up at an earlier data set"
@@ -160,16 +169,17 @@ def _adapt(settings: dict[str, Any], *, offline: bool) -> tuple[Meter, set[Any]]
     """Replace, in this process, what keeps EuroEval from running our way.
 
     - The engine starts with the settings of every other stage: base and tuned in the same number format. It counts its
-      tokens.
+      tokens and says how it runs, and EuroEval's loader which data it found.
     - transformers 5 returns a mapping where EuroEval 16 expects a list of token ids.
-    - EuroEval 16 insists on a CUDA compiler, on machines without CUDA too.
+    - EuroEval insists on a CUDA compiler (16 on machines without CUDA too), which no other stage needs.
     - EuroEval asks a host on the internet whether there is one; offline it should not wait for an answer.
 
     Returns: the engine's meter, and the generative type of the model, once it is loaded.
     """
     import torch
-    from euroeval import benchmarker
+    from euroeval import benchmarker, data_loading
     from euroeval.benchmark_modules import vllm
+    from euroeval.exceptions import InvalidModel
     from transformers import PreTrainedTokenizerBase
 
     meter, kinds = Meter(), set()
@@ -177,8 +187,10 @@ def _adapt(settings: dict[str, Any], *, offline: bool) -> tuple[Meter, set[Any]]
     class Engine(vllm.LLM):
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(**{**kwargs, **settings})
+            meter.ran_with.update(ran_with(self.llm_engine.vllm_config))
 
         def generate(self, *args: Any, **kwargs: Any) -> Any:
+            meter.ran_with.update({what: getattr(kwargs["sampling_params"], what) for what in SAMPLING})
             outputs = super().generate(*args, **kwargs)
             meter.tokens_in += sum(len(request.prompt_token_ids or ()) for request in outputs)
             meter.tokens_out += sum(len(answer.token_ids) for request in outputs for answer in request.outputs)
@@ -188,11 +200,23 @@ def _adapt(settings: dict[str, Any], *, offline: bool) -> tuple[Meter, set[Any]]
     load: Any = benchmarker.load_model
 
     def load_model(*args: Any, **kwargs: Any) -> Any:
-        model = load(*args, **kwargs)
+        try:
+            model = load(*args, **kwargs)
+        except InvalidModel as error:
+            meter.refused.append(str(error))
+            raise
         kinds.add(model.generative_type)
         return model
 
     benchmarker.load_model = load_model
+    load_data: Any = data_loading.load_raw_data
+
+    def load_raw_data(*args: Any, dataset_config: Any, **kwargs: Any) -> Any:
+        loaded = load_data(*args, dataset_config=dataset_config, **kwargs)
+        meter.revisions[dataset_config.name] = Path(loaded["test"].cache_files[0]["filename"]).parent.name
+        return loaded
+
+    data_loading.load_raw_data = load_raw_data
     render: Any = PreTrainedTokenizerBase.apply_chat_template
 
     def render_to_list(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -201,7 +225,7 @@ def _adapt(settings: dict[str, Any], *, offline: bool) -> tuple[Meter, set[Any]]
     PreTrainedTokenizerBase.apply_chat_template = render_to_list  # type: ignore[method-assign]
     if not torch.cuda.is_available():
         settings["distributed_executor_backend"] = "uni"  # not a process of its own for one CPU worker
-        vllm.shutil = SimpleNamespace(which=lambda name: shutil.which(name) or name)
+    vllm.shutil = SimpleNamespace(which=lambda name: shutil.which(name) or name)
     if offline:
         for name, module in list(sys.modules.items()):
             if name.startswith("euroeval.") and hasattr(module, "internet_connection_available"):
@@ -209,48 +233,32 @@ def _adapt(settings: dict[str, Any], *, offline: bool) -> tuple[Meter, set[Any]]
     return meter, kinds
 
 
-def _config(local: LocalDataset) -> Any:
-    """A local data set as EuroEval's configuration, with metrics that need no download."""
-    from euroeval import MULTIPLE_CHOICE, TEXT_CLASSIFICATION, DatasetConfig
-    from euroeval.data_models import PromptConfig
-    from euroeval.languages import get_all_languages
-    from euroeval.metrics.base import Metric
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
-    class Local(Metric):
-        """EuroEval's metric of the same name is scikit-learn's, behind code that is fetched from the hub."""
-
-        def __init__(self, name: str, pretty_name: str, score: Any) -> None:
-            super().__init__(name, pretty_name)
-            self.score = score
-
-        def __call__(self, predictions: Any, references: Any, **_: Any) -> float:
-            return float(self.score(references, predictions))
-
-    mcc = Local("mcc", "Matthew's Correlation Coefficient", matthews_corrcoef)
-    accuracy = Local("accuracy", "Accuracy", accuracy_score)
-    macro_f1 = Local("macro_f1", "Macro-average F1-score", functools.partial(f1_score, average="macro"))
-    language = get_all_languages()[local.language]
-    task, second = (TEXT_CLASSIFICATION, macro_f1) if local.task == "classification" else (MULTIPLE_CHOICE, accuracy)
-    return DatasetConfig(
-        name=local.name,
-        pretty_name=local.name,
-        source={split: str(path) for split, path in local.files.items()},
-        task=dataclasses.replace(
-            task,
-            template_dict={language: PromptConfig("", "", local.prompt, dict(local.words))},
-            metrics=[mcc, second],
-            default_labels=list(local.labels),
-            default_num_few_shot_examples=local.examples,
-        ),
-        languages=[language],
-    )
+def ran_with(config: Any) -> dict[str, Any]:
+    """What vLLM's configuration came to, of what may change an answer; not what the memory of the day decides."""
+    return {
+        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+        "quantization": config.model_config.quantization,
+        "max_model_len": config.model_config.max_model_len,
+        "seed": config.model_config.seed,
+        "max_num_seqs": config.scheduler_config.max_num_seqs,
+        "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
+        "enable_prefix_caching": config.cache_config.enable_prefix_caching,
+        "kv_cache_dtype": config.cache_config.cache_dtype,
+        "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+        "enforce_eager": config.model_config.enforce_eager,
+        "device": config.device_config.device_type,
+    }
 
 
 def main() -> None:
-    """Read the job in the working directory, do it, and write the notes."""
+    """Read the job in the working directory, do it, and write the notes, or why there are none."""
     job = Job(**json.loads(Path(JOB).read_text(encoding="utf-8")))
-    Path(NOTES).write_text(json.dumps(dataclasses.asdict(run(job)), indent=1), encoding="utf-8")
+    try:
+        notes = run(job)
+    except Exception as error:
+        Path(FAILURE).write_text(f"{type(error).__name__}: {error}", encoding="utf-8", errors="replace")
+        raise
+    Path(NOTES).write_text(json.dumps(dataclasses.asdict(notes), indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

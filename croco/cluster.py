@@ -18,7 +18,10 @@ class Pod:
 
     cpu: str
     memory: str
+    disk: str
     gpus: int = 0
+    nodes: int = 1
+    """More than 1: as many such pods at once, each on a node of its own (Kubeflow Trainer)."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Wanted:
     """Resource name of the GPUs."""
     gpu_memory: int
     """GiB a GPU is taken to have."""
+    gpu_mebibytes: Mapping[str, int]
+    """Labels of the nodes for GPU tasks that must be a number above this."""
     node_selector: Mapping[str, str]
     """Labels of the nodes for GPU tasks."""
     tolerated: Sequence[str]
@@ -41,8 +46,17 @@ class Wanted:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Wanted":
         """From JSON, whose numbers may all be floats."""
-        pods = {stage: Pod(pod["cpu"], pod["memory"], int(pod.get("gpus", 0))) for stage, pod in record["pods"].items()}
-        return cls(**{**record, "gpu_memory": int(record["gpu_memory"]), "pods": pods})
+        pods = {
+            stage: Pod(**{**pod, "gpus": int(pod["gpus"]), "nodes": int(pod["nodes"])})
+            for stage, pod in record["pods"].items()
+        }
+        least = {label: int(number) for label, number in record["gpu_mebibytes"].items()}
+        return cls(**{**record, "gpu_memory": int(record["gpu_memory"]), "gpu_mebibytes": least, "pods": pods})
+
+    @property
+    def largest(self) -> str:
+        """The stage with the most GPUs on a node, and of those on the most nodes."""
+        return max(self.pods, key=lambda stage: (self.pods[stage].gpus, self.pods[stage].nodes))
 
 
 @dataclass
@@ -128,34 +142,54 @@ def _patient(client: Any) -> Any:
 
 
 def check_nodes(cluster: Kubernetes, wanted: Wanted) -> str:
-    """That some node has the GPUs of the largest task. Raises: ValueError if none has; as `Kubernetes`."""
-    most = max(pod.gpus for pod in wanted.pods.values())
-    stage = next(stage for stage, pod in wanted.pods.items() if pod.gpus == most)
+    """That nodes have the GPUs of the largest task, and its disk.
+
+    Raises: ValueError if they have not; as `Kubernetes`.
+    """
+    stage, pod = wanted.largest, wanted.pods[wanted.largest]
     nodes = cluster.nodes(wanted.node_selector)
-    open_nodes = [node for node in nodes if not node.spec.unschedulable and not _shut(node, wanted.tolerated)]
+    open_nodes = [node for node in nodes if not node.spec.unschedulable and not _shut(node, wanted)]
     counts = [int((node.status.allocatable or {}).get(wanted.gpu_type, 0)) for node in open_nodes]
-    fitting = sum(count >= most for count in counts)
-    if fitting:
-        return f"{fitting} of {len(nodes)} nodes have {most} {wanted.gpu_type}, the most a task asks for ({stage})"
+    fitting = [node for node, count in zip(open_nodes, counts, strict=True) if count >= pod.gpus]
+    if len(fitting) >= pod.nodes:
+        said = (
+            f"{len(fitting)} of {len(nodes)} nodes have {pod.gpus} {wanted.gpu_type}, the most a task asks for ({stage}"
+        )
+        return f"{said}{f', of {pod.nodes}' if pod.nodes > 1 else ''}){_disks(fitting, pod)}"
+    need = f"{pod.gpus} on each of {pod.nodes}" if pod.nodes > 1 else f"{pod.gpus}"
     labels = " ".join(f"{key}={value}" for key, value in wanted.node_selector.items())
     found = f"{len(nodes)} nodes{f' with {labels}' if labels else ''}, of which at most {max(counts, default=0)}"
     if wanted.autoscaled:
-        return f"{found} {wanted.gpu_type} are on one node now; {most} are taken to be made when {stage} asks"
+        return f"{found} {wanted.gpu_type} are on one node now; {need} are taken to be made when {stage} asks"
     raise ValueError(
-        f"found {found} {wanted.gpu_type} that tasks may use are on one; expected {most} for {stage}; add such a node, "
+        f"found {found} {wanted.gpu_type} that tasks may use are on one; expected {need} for {stage}; add such a node, "
         "compile with another --profile, --gpu-type or --node-selector, or with --autoscaled where nodes are made when "
         "asked for"
     )
 
 
-def _shut(node: Any, tolerated: Sequence[str]) -> bool:
-    """Whether a taint keeps GPU tasks off a node."""
-    taints = node.spec.taints or []
-    return any(taint.effect in ("NoSchedule", "NoExecute") and taint.key not in tolerated for taint in taints)
+def _disks(nodes: Sequence[Any], pod: Pod) -> str:
+    """What is to be said of nodes with less disk than a task may take; Kubeflow places tasks without a look at it."""
+    from kubernetes.utils import parse_quantity
+
+    disks = [(node.status.allocatable or {}).get("ephemeral-storage") for node in nodes]
+    small = sum(disk is not None and parse_quantity(disk) < parse_quantity(pod.disk) for disk in disks)
+    return f"; {small} of them with less disk than the {pod.disk} it may take" if small else ""
+
+
+def _shut(node: Any, wanted: Wanted) -> bool:
+    """Whether a taint keeps GPU tasks off a node, or what its labels say of its GPUs."""
+    labels, taints = node.metadata.labels or {}, node.spec.taints or []
+    for label, least in wanted.gpu_mebibytes.items():
+        said = labels.get(label, "")
+        if not said.isdigit() or int(said) <= least:
+            return True
+    kept = [taint for taint in taints if taint.effect in ("NoSchedule", "NoExecute")]
+    return any(taint.key not in wanted.tolerated for taint in kept)
 
 
 def check_quotas(cluster: Kubernetes, wanted: Wanted) -> str:
-    """That no quota forbids a task's pod for good. Raises: ValueError naming each that does; as `Kubernetes`."""
+    """That no quota forbids a task's pods for good. Raises: ValueError naming each that does; as `Kubernetes`."""
     from kubernetes.utils import parse_quantity
 
     quotas = cluster.quotas()
@@ -164,13 +198,15 @@ def check_quotas(cluster: Kubernetes, wanted: Wanted) -> str:
         for resource, limit in (quota.spec.hard or {}).items():
             kind = resource.removeprefix("requests.").removeprefix("limits.")
             asked = {stage: _asked(pod, kind, wanted.gpu_type) for stage, pod in wanted.pods.items()}
-            over = [stage for stage, text in asked.items() if text and parse_quantity(text) > parse_quantity(limit)]
-            if over and not (kind == "cpu" and resource.startswith("limits.")):
-                largest = max(over, key=lambda stage: parse_quantity(asked[stage]))
-                faults.append(
-                    f"found {resource} {limit} in quota {quota.metadata.name}; expected {asked[largest]} or more, "
-                    f"which {largest} asks for; raise it, or compile with another --profile"
-                )
+            amounts = {stage: wanted.pods[stage].nodes * parse_quantity(text) for stage, text in asked.items() if text}
+            largest = max(amounts, key=lambda stage: amounts[stage], default=None)
+            if not largest or amounts[largest] <= parse_quantity(limit) or resource == "limits.cpu":
+                continue
+            times = f"{nodes} x " if (nodes := wanted.pods[largest].nodes) > 1 else ""
+            faults.append(
+                f"found {resource} {limit} in quota {quota.metadata.name}; expected {times}{asked[largest]} or more, "
+                f"which {largest} asks for; raise it, or compile with another --profile"
+            )
     if faults:
         raise ValueError("; ".join(faults))
     return f"{len(quotas)} quotas, each with room for every task" if quotas else "none"

@@ -38,6 +38,7 @@ LIBRARIES = (
     "datasets",
     "euroeval",
     "py3langid",
+    "scikit-learn",
 )
 
 

@@ -6,6 +6,7 @@ Wilson's and the change's is Newcombe's for paired shares (Statistics in Medicin
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,20 +83,32 @@ def mean(sums: ArrayLike, totals: ArrayLike) -> Estimate:
     return Estimate(value, value - half, value + half, int(totals.sum()), len(totals))
 
 
-def gap(before: float, half_before: float, after: float, half_after: float) -> tuple[float | None, float | None]:
-    """95 % interval of after - before from the two half-widths: their sum each way, so that it excludes 0 exactly
-    where the two intervals do not meet. At least 95 % however the two are correlated (both use the same test items).
-    None where a half-width is not a number, as after a single iteration.
-    """
-    half = half_before + half_after
-    return (after - before - half, after - before + half) if math.isfinite(half) else (None, None)
-
-
 def verdict(low: float | None, high: float | None, parity: float = 0.0) -> str:
     """HIGHER or LOWER where the whole interval lies above or below `parity`, else NO_EVIDENCE; UNKNOWN without one."""
     if low is None or high is None:
         return UNKNOWN
     return HIGHER if low > parity else LOWER if high < parity else NO_EVIDENCE
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values adjusted for being looked at together: of all that are below .05 afterwards, the chance that any is so
+    by luck is at most .05, however they depend on each other (Holm, Scandinavian Journal of Statistics 6, 1979: 65).
+    None, no test, stays None and counts for nothing.
+    """
+    order = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
+    adjusted, highest = list(p_values), 0.0
+    for rank, (p, at) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        adjusted[at] = highest
+    return adjusted
+
+
+def tested(value: float | None, p_value: float | None, parity: float = 0.0, level: float = 0.05) -> str:
+    """HIGHER or LOWER where `value` is above or below `parity` and the p-value below `level`, else NO_EVIDENCE; UNKNOWN
+    without a test."""
+    if value is None or p_value is None:
+        return UNKNOWN
+    return NO_EVIDENCE if p_value >= level or value == parity else HIGHER if value > parity else LOWER
 
 
 def _columns(values: ArrayLike, totals: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

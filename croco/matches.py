@@ -1,11 +1,11 @@
 """Matches: two models' answers to the same questions, side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import dataset, languages
+from croco import dataset, evidence, languages
 
 ORDERS = ("model_first", "reference_first")
 SIDES = ("model", "reference")
@@ -62,18 +62,30 @@ def join(answers: Side, reference: Side, tally: dataset.Tally) -> list[Match]:
     return matches
 
 
-def in_language(matches: Sequence[Match], sides: Sequence[Side]) -> dict[str, dict[str, float]]:
-    """By side and language: the share of answers in the language of the question."""
-    keys: dict[str, list[tuple[str, str]]] = {}
-    for match in matches:
-        keys.setdefault(match.language, []).append((match.question_id, match.language))
-    return {
-        name: {
-            code: sum(side[key]["identified"] == languages.get(code).base for key in asked) / len(asked)
-            for code, asked in keys.items()
-        }
-        for name, side in zip(SIDES, sides, strict=True)
-    }
+def in_language(matches: Sequence[Match], sides: Sequence[Side]) -> list[dict[str, Any]]:
+    """By language, and for `all` of several: the share of each side's answers in the language of the question, the
+    model's minus the reference's (`change`), each an evidence.Estimate over questions, and what the change shows.
+    """
+    codes = list(dict.fromkeys(match.language for match in matches))
+    found = []
+    for code in [*codes, "all"] if len(codes) > 1 else codes:
+        asked: dict[str, list[Match]] = {}
+        for match in matches:
+            if code in (match.language, "all"):
+                asked.setdefault(match.question_id, []).append(match)
+        hits = [[sum(_in_language(side, match) for match in ours) for ours in asked.values()] for side in sides]
+        totals = [len(ours) for ours in asked.values()]
+        changed = evidence.change(hits[1], hits[0], totals)
+        shares = {name: asdict(evidence.share(hit, totals)) for name, hit in zip(SIDES, hits, strict=True)}
+        verdict = evidence.verdict(changed.low, changed.high)
+        found.append({"language": code, **shares, "change": asdict(changed), "verdict": verdict})
+    return found
+
+
+def _in_language(side: Side, match: Match) -> bool:
+    """Whether the side's answer is in the language of its question."""
+    identified = side[match.question_id, match.language]["identified"]
+    return bool(identified == languages.get(match.language).base)
 
 
 def differences(manifests: Sequence[dataset.Manifest]) -> list[str]:

@@ -208,7 +208,14 @@ class Checks:
 
     def store(self) -> str:
         """That the store takes a file, gives it back, and removes it. Raises: as `open_store`."""
-        if not (location := self.config.store):
+        location = self.config.store
+        handed = [stage for stage, pod in self.config.wanted.pods.items() if pod.nodes > 1]
+        if handed and not location.startswith("s3://"):
+            raise ValueError(
+                f"found {location or 'none'}; expected s3://bucket/prefix, where the nodes of {handed[0]} have their "
+                "files in common; set the parameter store, or compile with a --profile that trains on one node"
+            )
+        if not location:
             return "none: nothing outlives a task that fails"
         if not self.here:
             if "://" not in location:

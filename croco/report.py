@@ -4,7 +4,7 @@
 
 The page loads nothing from anywhere and runs no script; every text is escaped. It says no more than the 95 %
 intervals allow, and what was not given it says is missing. The numbers come from croco.page.findings, what may be said
-of them from croco.evidence and croco.page.wording, the charts from croco.page.charts.
+of them from croco.page.summary, the charts from croco.page.charts.
 """
 
 import json
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from croco import dataset
-from croco.page import charts, excerpts, findings, ledger, wording
+from croco.page import charts, excerpts, findings, ledger, summary, wording
 from croco.writer import Writer
 
-VERSION = 1
+VERSION = 2
 LARGE = 5_000_000
 """Bytes of HTML beyond which mail and the Kubeflow UI show it badly (ours)."""
 
@@ -57,6 +57,7 @@ def run(
     answers_base: Path | None = None,
     answers_tuned: Path | None = None,
     verdicts: Path | None = None,
+    decision: Path | None = None,
     store: str | None = None,
     config: ReportConfig = ReportConfig(),
 ) -> dataset.Manifest:
@@ -74,11 +75,12 @@ def run(
         answers_base: The base model's answers to the arena's questions.
         answers_tuned: The tuned model's.
         verdicts: The judge's verdicts on them.
+        decision: What `promote` decided by them.
         store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
     inputs = findings.Inputs(
         prompts, samples, scores, pairs, training, benchmarks_base, benchmarks_tuned, answers_base, answers_tuned,
-        verdicts,
+        verdicts, decision,
     )  # fmt: skip
     directories = [directory for _, directory in inputs.named()]
     if not directories:
@@ -87,7 +89,7 @@ def run(
     if writer.done:
         return writer.done
     numbers = findings.collect(inputs, bins=config.bins)
-    numbers = {"title": wording.visible(config.title), "summary": wording.summarize(numbers), **numbers}
+    numbers = {"title": wording.visible(config.title), "summary": summary.summarize(numbers), **numbers}
     choice = (config.samples_per_language, config.max_characters, config.seed)
     texts = {
         "answers": excerpts.answers(answers_base, answers_tuned, verdicts, *choice),
@@ -104,13 +106,23 @@ def run(
 
 
 def headline(numbers: dict[str, Any]) -> dict[str, Any]:
-    """The few numbers by which runs are compared, for the manifest and Kubeflow's Metrics."""
+    """The few numbers by which runs are compared, for the manifest and Kubeflow's Metrics, none where its section is.
+
+    `promoted` 1 or 0, `checks_failed`; `benchmarks`: scores by verdict; by language `benchmark_change` in points with
+    `benchmark_change_low` and `_high`, each of wording.RATES as a share, `language_fidelity_change` as a difference of
+    shares.
+    """
     found: dict[str, Any] = {"says": {row["section"]: row["verdict"] for row in numbers["summary"]}}
+    if promotion := numbers["promotion"]:
+        found |= {"promoted": int(promotion["promote"]), "checks_failed": len(promotion["reasons"])}
     if numbers["benchmarks"]:
         found["benchmarks"] = dict(Counter(row["verdict"] for row in numbers["benchmarks"] if row["verdict"]))
+        for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+            by_language = {row["language"]: row[end] for row in numbers["benchmark_languages"]}
+            found[f"benchmark_change{suffix}"] = by_language
     if numbers["win_rates"]:
         rows = numbers["win_rates"]["languages"]
-        found |= {name: {row["language"]: row.get(name) for row in rows} for name in ("win_rate", "length_controlled")}
+        found |= {rate: {row["language"]: row[rate] for row in rows} for rate in wording.RATES}
     if numbers["answers"]:
         rows = [row for row in numbers["answers"]["languages"] if row["change"]]
         found["language_fidelity_change"] = {row["language"]: row["change"]["value"] for row in rows}
@@ -136,6 +148,8 @@ def render(numbers: dict[str, Any], texts: dict[str, Any], config: ReportConfig)
         wording.between,
         wording.short,
         wording.interval,
+        wording.change,
+        wording.marked,
         wording.name,
         wording.step,
         ledger.took,
@@ -144,7 +158,8 @@ def render(numbers: dict[str, Any], texts: dict[str, Any], config: ReportConfig)
         ledger.size,
     )
     environment.filters |= {function.__name__: function for function in filters} | {"plain": markdown}
-    environment.globals |= {"symbols": wording.SYMBOLS, "change": wording.CHANGE, "parity": wording.PARITY}
+    names = ("SYMBOLS", "CHANGE", "PARITY", "CHECKED", "RATES")
+    environment.globals |= {name: getattr(wording, name) for name in names}
     flow, logged = stages(numbers["flow"]), milestones(numbers["training"]) if numbers["training"] else []
     values = {"numbers": numbers, "texts": texts, "config": config, "stages": flow, "milestones": logged}
     return {

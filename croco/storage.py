@@ -1,7 +1,9 @@
 """Storage: what a store holds, whether it is whole, and removing what nothing uses any more.
 
 A result's record names its files under `files` and the records of its shards under `shards`; a shard's names its file
-under `file`; a checkpoint's, `checkpoints/KEY/STEP.json`, names files that lie in `checkpoints/KEY/files`.
+under `file`; a checkpoint's, `checkpoints/KEY/STEP.json`, names files that lie in `checkpoints/KEY/files`; a job's that
+was handed to nodes, and its result's, `trainjobs/KEY/*.json`, name theirs under `files`. A release's names the model's
+files, which have names of their own in `models/`, and those of its evaluations. Releases stay.
 """
 
 from collections import defaultdict
@@ -22,6 +24,10 @@ AT_ONCE = 8
 """Records that are read at once, since a bucket takes its milliseconds for each. Ours."""
 SHOWN = 20
 """Faults that are told one by one. Ours."""
+UNUSED_GO = ("results", "shards", "checkpoints", "trainjobs")
+"""Kinds of records that are removed when nothing used them for long."""
+MODELS = "models/"
+"""Where released models lie, whose files may be JSON and are no records."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,9 @@ class Verify:
         content = Content(opened)
         named = content.named(content.records)
         faults = list(content.damaged.values())
-        for file, size in tqdm(sorted(named.items()), desc="files", unit="file", disable=None):
+        for name, file in tqdm(sorted(named.items()), desc="files", unit="file", disable=None):
             try:
-                self._check(opened, file, size, content.entries.get(file))
+                self._check(opened, name, file, content.entries.get(name))
             except (FileNotFoundError, ValueError) as error:
                 faults.append(str(error))
         for fault in faults[:SHOWN]:
@@ -74,15 +80,14 @@ class Verify:
             )
         print(f"{len(content.records)} records and {len(named)} files are {'there' if self.quick else 'whole'}")
 
-    def _check(self, opened: Store, file: str, size: int | None, listed: Entry | None) -> None:
+    def _check(self, opened: Store, name: str, file: "File", listed: Entry | None) -> None:
         """Raises: FileNotFoundError or ValueError if a file is not whole, or, if quick, does not look so."""
-        under, _, sha256 = file.rsplit("/", 2)
         if not self.quick:
-            opened.check(sha256, under)
-        elif not (found := listed or opened.find(file)):
-            raise FileNotFoundError(f"{opened.location}/{file}: found no such file; expected what a record names")
-        elif size is not None and found.bytes != size:
-            raise ValueError(f"{opened.location}/{file}: damaged: found {found.bytes} bytes; expected {size}")
+            opened.check(file.sha256, name=name)
+        elif not (found := listed or opened.find(name)):
+            raise FileNotFoundError(f"{opened.location}/{name}: found no such file; expected what a record names")
+        elif file.bytes is not None and found.bytes != file.bytes:
+            raise ValueError(f"{opened.location}/{name}: damaged: found {found.bytes} bytes; expected {file.bytes}")
 
 
 @dataclass(frozen=True)
@@ -118,12 +123,21 @@ class Gc:
         )
 
 
+@dataclass(frozen=True)
+class File:
+    """What a record says of a file it names."""
+
+    sha256: str
+    bytes: int | None
+    """None where the record does not say."""
+
+
 class Content:
     """Everything in a store, and every record read."""
 
     def __init__(self, opened: Store) -> None:
         self.entries = {entry.name: entry for entry in opened.entries()}
-        names = [name for name in self.entries if name.endswith(".json")]
+        names = [name for name in self.entries if name.endswith(".json") and not name.startswith(MODELS)]
         self.files = set(self.entries) - set(names)
         self.records: dict[str, Mapping[str, Any]] = {}
         self.damaged: dict[str, str] = {}
@@ -139,8 +153,8 @@ class Content:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(tqdm(pool.map(read, names), total=len(names), desc="records", unit="record", disable=None))
 
-    def named(self, records: Iterable[str]) -> dict[str, int | None]:
-        """The files that these records name, with their bytes where the record says."""
+    def named(self, records: Iterable[str]) -> dict[str, File]:
+        """The files that these records name."""
         return {file: size for name in records for file, size in files_of(name, self.records[name]).items()}
 
     def unused(self, before: datetime, settled: datetime) -> list[Entry]:
@@ -150,12 +164,13 @@ class Content:
         old = {
             name
             for name in [*self.records, *self.damaged]
-            if name.split("/")[0] in ("results", "shards", "checkpoints") and self.entries[name].modified < before
+            if name.split("/")[0] in UNUSED_GO and self.entries[name].modified < before
         }
         kept = [record for name, record in self.records.items() if name not in old]
         old -= {shard for record in kept for shard in record.get("shards", ())}
         needed = self.named(name for name in self.records if name not in old)
         files = {name for name in self.files - set(needed) if self.entries[name].modified < settled}
+        files = {name for name in files if not name.startswith(MODELS)}  # a server may be reading them
         return [self.entries[name] for name in [*sorted(old), *sorted(files)]]
 
     def show(self, kind: str, stage: str, records: Iterable[str], files: Iterable[str]) -> None:
@@ -169,19 +184,24 @@ class Content:
         )
 
 
-def files_of(name: str, record: Mapping[str, Any]) -> dict[str, int | None]:
-    """The files that a record names, each with its bytes if the record says them."""
+def files_of(name: str, record: Mapping[str, Any]) -> dict[str, File]:
+    """The files that a record names."""
+    kept = [file for files in record.get("evaluations", {}).values() for file in files]
+    if name.startswith("releases/"):
+        model = f"{MODELS}{record['name']}/{record['version']}"
+        files = {f"{model}/{file['path']}": File(file["sha256"], file["bytes"]) for file in record["files"]}
+        return files | {file_name(file["sha256"]): File(file["sha256"], file["bytes"]) for file in kept}
     under = f"{name.rpartition('/')[0]}/files" if name.startswith("checkpoints/") else "files"
-    files = {file_name(file["sha256"], under): file["bytes"] for file in record.get("files", ())}
+    files = {file_name(file["sha256"], under): File(file["sha256"], file["bytes"]) for file in record.get("files", ())}
     if record.get("file"):
-        files[file_name(record["file"], under)] = None
+        files[file_name(record["file"], under)] = File(record["file"], None)
     return files
 
 
 def kind_of(name: str) -> tuple[str, str]:
     """(kind, stage) of a record: `results/pair/KEY.json` is of (results, pair); a checkpoint is train's."""
     kind, *rest = name.split("/")
-    return kind, "train" if kind == "checkpoints" else rest[0] if len(rest) > 1 else ""
+    return kind, "train" if kind in ("checkpoints", "trainjobs") else rest[0] if len(rest) > 1 else ""
 
 
 def _remove(opened: Store, entry: Entry, settled: datetime) -> bool:

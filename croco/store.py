@@ -59,18 +59,33 @@ class Store:
             self._put(name, source, size)
         return sha256
 
+    def place(self, path: Path, name: str) -> dict[str, Any]:
+        """Put a file under a name of its own, for those who read a store's files by their names; its sha256 and bytes.
+
+        What is there already is never written over. Raises: ValueError if it is not the same.
+        """
+        with Path(path).open("rb") as source:
+            sha256 = hashlib.file_digest(source, "sha256").hexdigest()
+            size = source.tell()
+            if self.backend.find(_checked(name)) is None:
+                source.seek(0)
+                self._put(name, source, size)
+            else:
+                self.check(sha256, name=name)
+        return {"sha256": sha256, "bytes": size}
+
     def fetch(self, sha256: str, path: Path, under: str = "files") -> None:
         """Write the file with this sha256 to `path`, whole or not at all.
 
         Raises: FileNotFoundError if it is not there; ValueError if it is damaged.
         """
         with whole(Path(path)) as file:
-            self._get(sha256, under, file)
+            self._get(sha256, file_name(sha256, under), file)
 
-    def check(self, sha256: str, under: str = "files") -> None:
-        """Read the file with this sha256 and keep nothing. Raises: as `fetch`."""
+    def check(self, sha256: str, under: str = "files", *, name: str | None = None) -> None:
+        """Read the file with this sha256, or that with this name, and keep nothing. Raises: as `fetch`."""
         with Path(os.devnull).open("wb") as nothing:
-            self._get(sha256, under, nothing)
+            self._get(sha256, _checked(name) if name else file_name(sha256, under), nothing)
 
     def write(self, name: str, record: Mapping[str, Any]) -> None:
         """Put a record. Raises: ValueError if JSON cannot hold it."""
@@ -124,8 +139,8 @@ class Store:
         self.backend.put(name, source, size)
         self.bytes_written += size
 
-    def _get(self, sha256: str, under: str, file: BinaryIO) -> None:
-        name, target = file_name(sha256, under), _Hashed(file)
+    def _get(self, sha256: str, name: str, file: BinaryIO) -> None:
+        target = _Hashed(file)
         try:
             self.backend.get(name, target)
         except FileNotFoundError as error:

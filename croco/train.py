@@ -2,8 +2,9 @@
 
 Direct preference optimisation on chosen and rejected answers, or the paper's SFT arms, with the settings of its
 released code. Rows become token ids here, by croco.chat, as they do where answers are sampled and scored; a row that
-does not fit is dropped and counted, never cut. croco/trainer.py hands the ids to TRL, in one process a GPU. A run that
-was killed goes on from its last whole checkpoint, in OUT/checkpoints or in the store, and ends with the same weights.
+does not fit is dropped and counted, never cut. croco/trainer.py hands the ids to TRL, in one process a GPU, here or on
+several nodes (croco/handoff.py). A run that was killed goes on from its last whole checkpoint, in OUT/checkpoints or in
+the store, and ends with the same weights.
 
     python -m croco train --data pairs --model MODEL --out tuned [--store s3://bucket/prefix]
     python -m croco train --method sft --data sft --model MODEL --out tuned
@@ -16,16 +17,18 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import chat, checkpoints, checks, curves, dataset, encoding, models, trainer
+from croco import chat, checkpoints, checks, curves, dataset, encoding, handoff, models, trainer
 from croco.encoding import CONTRACT
+from croco.nodes import Nodes
 from croco.writer import Writer, plain
 
-VERSION = 1
+VERSION = 2
 LEARNING_RATE = {"dpo": 5e-6, "sft": 2e-4}
 """Reference code (scripts/4.dpo.sh, scripts/3.sft.sh); the SFT rate is in the released adapters' names too."""
 NEUTRAL = ("resume", "checkpoint_steps")
@@ -120,6 +123,7 @@ def run(
     revision: str | None = None,
     out: Path,
     store: str | None = None,
+    trainjob: Mapping[str, Any] = {},
     config: TrainConfig = TrainConfig(),
 ) -> dataset.Manifest:
     """Train a LoRA adapter on pairs (dpo) or SFT rows (sft) and merge it into the base model.
@@ -130,8 +134,12 @@ def run(
         revision: Commit, branch or tag of a hub id; default main (ours).
         out: Gets adapter/, merged/ (a full model folder), metrics.jsonl, training.svg and manifest.json.
         store: Where finished work and checkpoints are kept and looked for: s3://bucket/prefix or a folder.
+        trainjob: Nodes to train on instead of here, as croco.nodes.Nodes has them.
     """
     encoding.check(data, config.method)
+    nodes = Nodes.of(trainjob) if trainjob else None
+    if nodes:
+        handoff.check(nodes, model, store, config.processes)
     writer = Writer(
         out,
         None,
@@ -147,10 +155,10 @@ def run(
     if writer.done:
         shutil.rmtree(work, ignore_errors=True)  # of a run that was killed here
         return writer.done
-    processes, gpu = trainer.processes_for(config.processes)
+    processes, gpu = (nodes.processes, nodes.gpus > 0) if nodes else trainer.processes_for(config.processes)
     accumulated = accumulation(config, processes)
-    writer.gpus = processes if gpu else 0
-    base = _folder(model, writer.models["base"])
+    writer.gpus = processes if gpu and not nodes else 0
+    base = trainer.folder(model, writer.models["base"])
     tokenizer = chat.load_tokenizer(str(base))
     work.mkdir(exist_ok=True)
     counts, numbers = encoding.write_splits(data, tokenizer, config.method, config.max_length, work)
@@ -172,9 +180,12 @@ def run(
         "splits": list(numbers),
         "identity": identity,
         "store": store,
-        **_resumed(writer, work, identity, config),
     }
-    final = _train(writer, work, job, processes)
+    if writer.store and not config.resume:
+        checkpoints.remove(writer.store, identity)
+        handoff.remove(writer.store, identity)
+    resumed = _on_nodes(writer, work, job, nodes, model) if nodes else _here(writer, work, job, processes)
+    final = _merge(writer, base)
     writer.spent(None).add(tokens_in=encoding.tokens_in(work / "train.arrow") * config.epochs, tokens_out=0)
     manifest = writer.finish(
         counts,
@@ -183,36 +194,52 @@ def run(
             **final,
             "processes": processes,
             "repeated_rows": repeated(numbers["train"], config, processes),
-            "resumed_from": job["checkpoint"],
+            "merged_sha256": models.check_local(out / "merged", None),
+            "resumed_from": resumed,
         },
     )
     if writer.store:
         checkpoints.remove(writer.store, identity)
+        handoff.remove(writer.store, identity)
     shutil.rmtree(work)
     return manifest
 
 
-def _resumed(writer: Writer, work: Path, identity: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """The `checkpoint` in `work` to go on from, its newest or the store's where that is newer, and the `seconds` that
-    were spent up to it, which go to the ledger too.
-    """
-    found = checkpoints.newest(work, identity if config.resume else None)
-    if writer.store and config.resume:
+def _here(writer: Writer, work: Path, job: dict[str, Any], processes: int) -> str | None:
+    """Do the job in this pod; the checkpoint that it went on from."""
+    identity, resume = job["identity"], job["config"]["resume"]
+    found = checkpoints.newest(work, identity if resume else None)
+    if writer.store and resume:
         found = checkpoints.fetch(writer.store, work, identity, after=checkpoints.step_of(found)) or found
-    elif writer.store:
-        checkpoints.remove(writer.store, identity)
     seconds = dataset.load_manifest(found).metrics["seconds"] if found else 0.0
     writer.spent(None).add(seconds=seconds, gpu_seconds=seconds * writer.gpus)
-    return {"checkpoint": found.name if found else None, "seconds": seconds}
-
-
-def _train(writer: Writer, work: Path, job: Mapping[str, Any], processes: int) -> dict[str, float]:
-    """Do the job and attach what came of it; the last numbers logged."""
+    job |= {"checkpoint": found.name if found else None, "seconds": seconds}
     (work / "job.json").write_text(json.dumps(job), encoding="utf-8")
     (work / trainer.TRAFFIC).write_text("{}", encoding="utf-8")
     trainer.launch(writer.out, processes, gpu=job["gpu"])
     writer.spent(None).add(**json.loads((work / trainer.TRAFFIC).read_text(encoding="utf-8")))
-    trainer.merge(Path(job["base"]), writer.out / "adapter", writer.out / "merged")
+    return job["checkpoint"]
+
+
+def _on_nodes(writer: Writer, work: Path, job: Mapping[str, Any], nodes: Nodes, model: str) -> str | None:
+    """Have the job done elsewhere; the checkpoint that its last attempt went on from.
+
+    In the ledger, to wait for nodes takes nothing, and what they do its seconds, in whichever attempt that was.
+    """
+    assert writer.store, "handoff.check"
+    began = time.monotonic()
+    done = handoff.run(writer.store, writer.out, work, job, nodes, model)
+    writer.spent(None).add(
+        seconds=done["seconds"] - (time.monotonic() - began),
+        gpu_seconds=done["seconds"] * nodes.processes * job["gpu"],
+        **done["traffic"],
+    )
+    return done["checkpoint"]
+
+
+def _merge(writer: Writer, base: Path) -> dict[str, float]:
+    """Attach what training came to, and the model it is merged into; the last numbers logged."""
+    trainer.merge(base, writer.out / "adapter", writer.out / "merged")
     lines = curves.read(writer.out / "metrics.jsonl")
     curves.plot(lines, writer.out / "training.svg")
     for name in ("adapter", "merged", *SUMMARY):
@@ -231,10 +258,3 @@ def summary(trained: Path, out: Path) -> dataset.Manifest:
         shutil.copy(trained / name, out)
     (out / dataset.MANIFEST).write_text(dataclasses.replace(manifest, files=files).to_json() + "\n", encoding="utf-8")
     return dataset.verify(out)
-
-
-def _folder(model: str, identity: Mapping[str, Any]) -> Path:
-    """The folder of a model; a hub id's files are fetched once, for all processes, and never as pickles."""
-    if "revision" not in identity:
-        return Path(model)
-    return models.snapshot(model, identity["revision"], ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])

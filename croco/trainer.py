@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from croco import chat, checkpoints, curves
+from croco import chat, checkpoints, curves, models
 from croco.store import open_store
 
 CHECKPOINTS = "checkpoints"
@@ -69,6 +69,13 @@ def main(arguments: list[str]) -> None:
 
     fit(Path(arguments[0]))
     PartialState().destroy_process_group()
+
+
+def folder(model: str, identity: Mapping[str, Any]) -> Path:
+    """The folder of a model; a hub id's files are fetched once, for all processes, and never as pickles."""
+    if "revision" not in identity:
+        return Path(model)
+    return models.snapshot(model, identity["revision"], ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
 
 
 def fit(out: Path) -> None:
@@ -167,7 +174,6 @@ def _arguments(out: Path, job: Mapping[str, Any], config: Any) -> dict[str, Any]
 
 def _watcher(out: Path, job: Mapping[str, Any]) -> Any:
     """A callback that writes metrics.jsonl, stops at a loss that is no number, and keeps finished checkpoints."""
-    from accelerate import PartialState
     from transformers import TrainerCallback
 
     work, began = out / CHECKPOINTS, time.monotonic()
@@ -180,7 +186,8 @@ def _watcher(out: Path, job: Mapping[str, Any]) -> Any:
                 curves.write(out / "metrics.jsonl", state.log_history)  # up to the checkpoint, where there is one
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            os.kill(job["owner"], 0)  # raises once `train` was killed: its next run may already write here
+            if job["owner"]:  # none on nodes, where Kubernetes sees to it
+                os.kill(job["owner"], 0)  # raises once `train` was killed: its next run may already write here
 
         def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             line = state.log_history[-1]
@@ -194,10 +201,12 @@ def _watcher(out: Path, job: Mapping[str, Any]) -> Any:
                 curves.write(out / "metrics.jsonl", [line], mode="a")
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            PartialState().wait_for_everyone()  # each process writes its own random state
+            checkpoint = work / f"checkpoint-{state.global_step}"
+            states = _random_states(checkpoint, args.process_index)
             if not state.is_world_process_zero:
                 return
-            checkpoint = work / f"checkpoint-{state.global_step}"
+            for name, content in states.items():
+                (checkpoint / name).write_bytes(content)
             checkpoints.seal(checkpoint, job["identity"], job["seconds"] + time.monotonic() - began)
             if store:
                 checkpoints.keep(store, checkpoint)
@@ -205,6 +214,14 @@ def _watcher(out: Path, job: Mapping[str, Any]) -> Any:
                 (work / TRAFFIC).write_text(json.dumps(traffic), encoding="utf-8")
 
     return Watcher()
+
+
+def _random_states(checkpoint: Path, process: int) -> dict[str, bytes]:
+    """Name -> content of the random state that each process wrote in `checkpoint`, which is on its own node."""
+    from accelerate.utils import gather_object
+
+    path = checkpoint / f"rng_state_{process}.pth"
+    return dict(gather_object([(path.name, path.read_bytes())] if path.exists() else []))
 
 
 def _save_adapter(model: Any, out: Path, base: Mapping[str, Any]) -> None:

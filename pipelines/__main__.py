@@ -1,4 +1,5 @@
-"""The pipelines' command line: `run` on a laptop; `compile`, `preflight`, `submit` and `schedule` for Kubeflow."""
+"""The pipelines' command line: `run` on a laptop; `compile`, `preflight`, `submit` and `schedule` for Kubeflow; and
+`profiles`, what its pods get and cost."""
 
 import argparse
 import importlib
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipelines import costs
 from pipelines.package import add_compile_flags, compile_package
 
 TOY = Path(".cache/toy")
@@ -21,8 +23,8 @@ def run(toy: Path, out: Path | None, store: str, cache: Path | None, given: list
     """Run the pipeline here, on the toy world but for what is `given`; print the path of its report."""
     from croco.toy import build
     from pipelines import local
+    from pipelines.placement import Cluster
     from pipelines.preference import preference
-    from pipelines.profiles import Cluster
     from pipelines.toy import parameters
 
     pipeline = preference(Cluster("toy"))
@@ -82,6 +84,7 @@ def main(arguments: list[str]) -> int:
     )
     running.add_argument("--cache", type=Path, help="folder of notes on finished tasks, so that none is run twice")
     running.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter")
+    costs.add_flags(commands.add_parser("profiles", help="what each stage's pods get, and what a run can cost, or did"))
     _add_kubeflow(commands)
     flags = parser.parse_args(arguments)
     try:
@@ -90,6 +93,8 @@ def main(arguments: list[str]) -> int:
             print(flags.out)
         elif flags.command == "run":
             run(flags.toy, flags.out, flags.store, flags.cache, flags.set)
+        elif flags.command == "profiles":
+            return costs.main(flags, sys.stdout)
         else:
             return int(importlib.import_module(f"pipelines.{flags.command}").main(flags, sys.stdout))
     except (ValueError, OSError, RuntimeError) as error:

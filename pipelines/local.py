@@ -111,7 +111,8 @@ def _fit(spec: Any, component: Any, given: Collection[str]) -> None:
     """`fit` for one component of `spec` and all below it; `given`: which of its parameters it is handed."""
     absent = _drop_valueless(component, given)
     tasks = component.dag.tasks
-    for before, after in itertools.pairwise(flow({name: list(task.dependent_tasks) for name, task in tasks.items()})):
+    always = {name: list(task.dependent_tasks) for name, task in tasks.items() if not task.trigger_policy.condition}
+    for before, after in itertools.pairwise(flow(always)):
         tasks[after].dependent_tasks.append(before)
     for task in tasks.values():
         task.ClearField("retry_policy")

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from pipelines.profiles import DEFAULT
+
 KINDS: Mapping[str, tuple[type, ...]] = {
     "STRING": (str,),
     "NUMBER_INTEGER": (int,),
@@ -60,7 +62,8 @@ class Package:
         """Task that is a pod -> its title."""
         dags = [self.spec["root"], *self.spec["components"].values()]
         tasks = {name: task for part in dags for name, task in part.get("dag", {}).get("tasks", {}).items()}
-        return {name: task["taskInfo"]["name"] for name, task in tasks.items() if "parameterIterator" not in task}
+        groups = {"parameterIterator", "triggerPolicy"}  # of loops and conditions
+        return {name: task["taskInfo"]["name"] for name, task in tasks.items() if not groups & task.keys()}
 
     def task(self, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """What a task of the pipeline itself is handed in a run with these parameters, but for other tasks' outputs.
@@ -83,16 +86,30 @@ class Package:
 
 def add_compile_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of what `compile_package` writes."""
-    parser.add_argument("--profile", default="gpu-80gb", help="kind of cluster (pipelines/profiles.py)")
+    parser.add_argument("--profile", default=DEFAULT, help="kind of cluster (`python -m pipelines profiles`)")
     parser.add_argument("--gpu-type", default="nvidia.com/gpu", help="resource name of the GPUs")
     parser.add_argument(
         "--node-selector", action="append", default=[], metavar="KEY=VALUE", help="a label of the nodes for GPU tasks"
     )
     parser.add_argument(
+        "--gpu-memory-label", metavar="KEY", help="a label with the MiB of a node's GPUs, which GPU tasks go by"
+    )
+    parser.add_argument("--queue", metavar="NAME", help="Kueue's LocalQueue that tasks wait in")
+    parser.add_argument(
+        "--fetch", action="store_true", help="a task downloads EuroEval's data, and evaluation needs no hub for it"
+    )
+    parser.add_argument("--mlflow", default="", metavar="URL", help="an MLflow server to tell of each run")
+    parser.add_argument(
+        "--tensorboard", default="", metavar="PLACE", help="s3://bucket/prefix, outside of any store, for event files"
+    )
+    parser.add_argument(
         "--autoscaled", action="store_true", help="preflight does not miss GPU nodes: they are made when asked for"
     )
     parser.add_argument(
-        "--images", type=Path, help='JSON file: {"cpu": "NAME@sha256:HEX", "gpu": ..., "euroeval": ...}'
+        "--images",
+        type=Path,
+        help='JSON file: {"cpu": "NAME@sha256:HEX", "gpu": ..., "euroeval": ...}; the others, by default all, are those'
+        " that `make images REGISTRY=...` pushed (components/images.json)",
     )
     parser.add_argument("--models", metavar="CLAIM", help="a shared volume, at /models: a cache of the hub, or models")
     parser.add_argument("--allow-tags", action="store_true", help="take images without a digest, and cache no task")
@@ -105,23 +122,26 @@ def compile_package(out: Path, flags: argparse.Namespace) -> None:
     """
     from kfp.compiler import Compiler
 
-    from components.images import NAMES
+    from components.images import NAMES, PUSHED
+    from pipelines.placement import Cluster
     from pipelines.preference import preference
-    from pipelines.profiles import Cluster
 
     if out.suffix not in (".yaml", ".yml"):
         raise ValueError(f"--out: found {out}; expected a name that ends in .yaml")
     if wrong := [label for label in flags.node_selector if not re.fullmatch("[^=]+=.+", label)]:
         raise ValueError(f"--node-selector: found {wrong[0]!r}; expected KEY=VALUE")
     labels = dict(label.split("=", 1) for label in flags.node_selector)
-    references = json.loads(flags.images.read_text(encoding="utf-8")) if flags.images else {}
+    given = json.loads(flags.images.read_text(encoding="utf-8")) if flags.images else {}
+    references = {**PUSHED, **given}
     loose = [reference for reference in {**NAMES, **references}.values() if not DIGEST.fullmatch(reference)]
     if loose and not flags.allow_tags:
         raise ValueError(
             f"--images: found {', '.join(loose)} without a digest; expected JSON with a NAME@sha256:HEX for each of "
-            f"{', '.join(NAMES)}; --allow-tags takes them, and has no task cached, for what a tag names may change"
+            f"{', '.join(NAMES)}, or what `make images REGISTRY=...` pushed; --allow-tags takes them, and has no task "
+            "cached, for what a tag names may change"
         )
-    asked = {"models": flags.models, "autoscaled": flags.autoscaled}
+    more = ("models", "autoscaled", "gpu_memory_label", "queue", "fetch", "mlflow", "tensorboard")
+    asked = {name: getattr(flags, name) for name in more}
     cluster = Cluster(flags.profile, flags.gpu_type, labels, references, cached=not loose, **asked)
     out.parent.mkdir(parents=True, exist_ok=True)
     Compiler().compile(preference(cluster), str(out))

@@ -1,11 +1,12 @@
 """Preference: the whole method as one Kubeflow pipeline, from an English instruction set to a tuned model and a report.
 
 preflight -> resolve -> prepare -> [translate] -> gather -> [sample -> score] -> pair -> train
-                              train -+-> benchmark, answer (tuned) -+-> arena -> report
-                                     +-- benchmark, answer (base) --+
+                              train -+-> benchmark, answer (tuned) -+-> arena -> promote -+-> report
+                                     +-- benchmark, answer (base) --+                     +-> (publish)
 
-In brackets is a loop over shares of the work (croco.plan), each the work of one task. A loop takes no parameter that
-may be without a value: Kubeflow 2.17 loses it on the way in. So it is `resolve` that says how the policy is sampled.
+In parentheses is what only a promoted model gets. In brackets is a loop over shares of the work (croco.plan), each the
+work of one task. A loop takes no parameter that may be without a value: Kubeflow 2.17 loses it on the way in. So it is
+`resolve` that says how the policy is sampled.
 """
 
 # ruff: noqa: UP045 - kfp does not read `X | None`
@@ -17,18 +18,22 @@ from kfp.dsl import Artifact
 from components.answer import answer
 from components.arena import arena
 from components.benchmark import benchmark
+from components.fetch import fetch
 from components.gather import gather
 from components.pair import pair
 from components.plan import plan
 from components.preflight import preflight
 from components.prepare import prepare
+from components.promote import promote
+from components.publish import publish
 from components.report import report
 from components.resolve import resolve
 from components.sample import sample
 from components.score import score
+from components.track import track
 from components.train import train
 from components.translate import translate
-from pipelines.profiles import Cluster
+from pipelines.placement import Cluster, place
 
 
 def preference(cluster: Cluster = Cluster()) -> Any:
@@ -67,6 +72,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
         max_length: int = 4096,
         seed: int = 0,
         benchmark_datasets: Optional[str] = None,
+        benchmark_suite: str = "paper",
         benchmark_iterations: int = 3,
         questions: str = "CohereLabs/m-ArenaHard-v2.1",
         questions_revision: Optional[str] = None,
@@ -76,6 +82,10 @@ def preference(cluster: Cluster = Cluster()) -> Any:
         judge: str = "Qwen/Qwen3.6-35B-A3B",
         judge_revision: Optional[str] = None,
         judge_format: str = "qwen3.6",
+        promote_as: str = "",
+        promote_min_questions: int = 100,
+        promote_hub: str = "",
+        promote_registry: str = "",
         workers: int = 7,
         store: str = "",
     ) -> Artifact:
@@ -116,6 +126,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             max_length: Tokens of prompt and answer; longer pairs are dropped and counted (reference code).
             seed: Of sampling, pairing and training; evaluation has its own, so that runs are asked the same (ours).
             benchmark_datasets: Folder of local EuroEval data sets; empty takes the paper's from the hub.
+            benchmark_suite: Whose list of EuroEval data sets: paper (reference code), or official-17.7, EuroEval's own.
             benchmark_iterations: Bootstrapped evaluations of each EuroEval data set, from 2 on (reference code).
             questions: Arena questions: hub data set id or file (paper).
             questions_revision: Commit, tag or branch of a hub data set.
@@ -125,6 +136,10 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             judge: Model that compares answers: hub id or folder (reference code).
             judge_revision: Commit, tag or branch of the judge.
             judge_format: How the judge is asked: qwen3.6, plain or toy.
+            promote_as: Name under which a model that may take the base's place is published; empty only decides (ours).
+            promote_min_questions: Judged questions that each language must have for that (ours).
+            promote_hub: Repository of the Hugging Face hub to upload a promoted model to; empty for none.
+            promote_registry: Address of a Kubeflow Model Registry to register it in, http://HOST:PORT; empty for none.
             workers: Tasks that share translation, and sampling with scoring, side by side; results do not depend on it.
             store: Where finished work is kept and looked for: s3://bucket/prefix or a folder; empty for nowhere (ours).
         """
@@ -193,7 +208,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
                 gpus=cluster.gpus("translate"),
                 store=store,
             )
-            cluster.place(translated, "translate")
+            place(cluster, translated, "translate")
         gathered = gather(
             english=english, translations=dsl.Collected(translated.outputs["prompts"]), languages=languages
         )
@@ -225,8 +240,8 @@ def preference(cluster: Cluster = Cluster()) -> Any:
                 gpus=cluster.gpus("score"),
                 store=store,
             )
-            cluster.place(sampled, "sample")
-            cluster.place(scored, "score")
+            place(cluster, sampled, "sample")
+            place(cluster, scored, "score")
 
         paired = pair(
             prompts=prompts,
@@ -252,8 +267,14 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             max_length=max_length,
             seed=seed,
             store=store,
+            trainjob=cluster.trainjob(),
         )
 
+        cached = {}
+        if cluster.fetch:
+            fetched = fetch(languages=languages, suite=benchmark_suite).after(checked)
+            place(cluster, fetched, "fetch")
+            cached = {"cache": fetched.outputs["cache"]}
         benchmarks, answers = {}, {}
         for side, tuned in {"base": {}, "tuned": {"trained": trained.outputs["trained"]}}.items():
             benchmarks[side] = benchmark(
@@ -262,9 +283,11 @@ def preference(cluster: Cluster = Cluster()) -> Any:
                 datasets=benchmark_datasets,
                 datasets_revision=now["benchmark_datasets"],
                 languages=languages,
+                suite=benchmark_suite,
                 iterations=benchmark_iterations,
                 store=store,
                 **tuned,
+                **cached,
             )
             answers[side] = answer(
                 model=policy,
@@ -279,8 +302,8 @@ def preference(cluster: Cluster = Cluster()) -> Any:
                 store=store,
                 **tuned,
             )
-            cluster.place(benchmarks[side], f"benchmark-{side}")
-            cluster.place(answers[side], f"answer-{side}")
+            place(cluster, benchmarks[side], f"benchmark-{side}")
+            place(cluster, answers[side], f"answer-{side}")
         judged = arena(
             answers=answers["tuned"].outputs["answers"],
             reference=answers["base"].outputs["answers"],
@@ -290,6 +313,38 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             gpus=cluster.gpus("arena"),
             store=store,
         )
+        evaluations = {
+            "benchmarks_base": benchmarks["base"].outputs["scores"],
+            "benchmarks_tuned": benchmarks["tuned"].outputs["scores"],
+            "answers_base": answers["base"].outputs["answers"],
+            "answers_tuned": answers["tuned"].outputs["answers"],
+            "verdicts": judged.outputs["verdicts"],
+        }
+        decided = promote(
+            training=trained.outputs["training"],
+            languages=languages,
+            questions_languages=questions_languages,
+            min_questions=promote_min_questions,
+            name=promote_as,
+            store=store,
+            **evaluations,
+        )
+        with dsl.If(decided.outputs["promoted"] == True, name="promoted"):  # noqa: E712 - kfp reads the comparison
+            published = publish(
+                decision=decided.outputs["decision"],
+                trained=trained.outputs["trained"],
+                benchmarks=evaluations["benchmarks_tuned"],
+                answers=evaluations["answers_tuned"],
+                verdicts=evaluations["verdicts"],
+                base=policy,
+                base_revision=now["policy"],
+                data=source,
+                name=promote_as,
+                store=store,
+                hub=promote_hub,
+                registry=promote_registry,
+            )
+            place(cluster, published, "publish")
         reported = report(
             english=english,
             prompts=prompts,
@@ -297,24 +352,35 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             scores=dsl.Collected(scored.outputs["scores"]),
             pairs=paired.outputs["pairs"],
             training=trained.outputs["training"],
-            benchmarks_base=benchmarks["base"].outputs["scores"],
-            benchmarks_tuned=benchmarks["tuned"].outputs["scores"],
-            answers_base=answers["base"].outputs["answers"],
-            answers_tuned=answers["tuned"].outputs["answers"],
-            verdicts=judged.outputs["verdicts"],
+            decision=decided.outputs["decision"],
             store=store,
+            **evaluations,
         )
 
-        cluster.place(checked, "preflight")
-        cluster.place(settled, "resolve")
-        cluster.place(translating, "plan-translate")
-        cluster.place(sampling, "plan-sample")
-        cluster.place(prepared, "prepare")
-        cluster.place(gathered, "gather")
-        cluster.place(paired, "pair")
-        cluster.place(trained, "train")
-        cluster.place(judged, "arena")
-        cluster.place(reported, "report")
+        if cluster.mlflow or cluster.tensorboard:
+            tracked = track(
+                pairs=paired.outputs["pairs"],
+                training=trained.outputs["training"],
+                verdicts=judged.outputs["verdicts"],
+                decision=decided.outputs["decision"],
+                report=reported.outputs["report"],
+                run=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+                mlflow=cluster.mlflow,
+                tensorboard=cluster.tensorboard,
+            )
+            place(cluster, tracked, "track")
+
+        place(cluster, checked, "preflight")
+        place(cluster, settled, "resolve")
+        place(cluster, translating, "plan-translate")
+        place(cluster, sampling, "plan-sample")
+        place(cluster, prepared, "prepare")
+        place(cluster, gathered, "gather")
+        place(cluster, paired, "pair")
+        place(cluster, trained, "train")
+        place(cluster, judged, "arena")
+        place(cluster, decided, "promote")
+        place(cluster, reported, "report")
         return reported.outputs["report"]
 
     return pipeline

@@ -17,6 +17,8 @@ def parameters(world: Path) -> dict[str, Any]:
         "reward": str(world / "reward"),
         "judge": str(world / "judge"),
         "judge_format": "toy",
+        "promote_as": "croco-toy",
+        "promote_min_questions": 10,
         "questions": str(world / "questions.jsonl"),
         "benchmark_datasets": str(world / "euroeval"),
         "questions_languages": ["en", "de", "fr", "es"],

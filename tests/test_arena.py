@@ -7,7 +7,7 @@ import re
 import pytest
 import tiny
 
-from croco import arena, dataset, judges, matches, winrate
+from croco import arena, calls, dataset, judges, matches, winrate
 from croco.arena import ArenaConfig
 from croco.engine import Completion, Sampling
 from croco.writer import Writer
@@ -72,8 +72,8 @@ def compare(model, reference, decide, *, format_name="toy", max_model_len=4000):
     tally, fake = dataset.Tally("verdicts"), judge(decide)
     form = judges.FORMATS[format_name]
     joined = matches.join(by_key(*model), by_key(*reference), tally)
-    calls = arena.prepare_calls(joined, form, Letters(), max_model_len, tally)
-    return arena.ask(calls, form.sampling, 0, fake), tally.counts(), fake
+    prepared = calls.prepare(joined, form, Letters(), max_model_len, tally)
+    return calls.ask(prepared, form.sampling, 0, fake, tally), tally.counts(), fake
 
 
 def settled(out, store, model, reference, decide=lambda a, b: "[[C]]", **config):
@@ -87,7 +87,7 @@ def settled(out, store, model, reference, decide=lambda a, b: "[[C]]", **config)
         return loaded[-1]
 
     joined = matches.join(by_key(*model), by_key(*reference), tally)
-    for count in arena.settle(joined, Letters(), writer, load, config):
+    for count in arena.settle(joined, Letters(), writer, load, config)[0]:
         tally.add(count)
     return writer.finish(tally.counts()), arena.written(writer), loaded
 
@@ -294,9 +294,9 @@ def test_the_judge_has_a_seed_a_row_whatever_else_is_asked():
         *[by_key(answered(1, a), answered(2, a), answered(1, a, "de")) for a in "ab"], dataset.Tally("v")
     )
     warm, fake = Sampling(temperature=0.7), judge(lambda a, b: "[[A]]")
-    calls = arena.prepare_calls(joined, judges.FORMATS["toy"], Letters(), 4000, dataset.Tally("v"))
-    arena.ask(calls, warm, 0, fake)
-    arena.ask(calls[2:3], warm, 0, fake)
+    prepared = calls.prepare(joined, judges.FORMATS["toy"], Letters(), 4000, dataset.Tally("v"))
+    calls.ask(prepared, warm, 0, fake, dataset.Tally("v"))
+    calls.ask(prepared[2:3], warm, 0, fake, dataset.Tally("v"))
     seeds = [s.seed for s in fake.samplings]
     assert len(set(seeds[:6])) == 6
     assert seeds[6] == seeds[2]
@@ -324,8 +324,8 @@ def test_an_answer_cannot_close_its_own_tag():
 
 def test_the_thinking_switch_reaches_the_template():
     joined = matches.join(by_key(answered(1, "a")), by_key(answered(1, "b")), dataset.Tally("v"))
-    calls = arena.prepare_calls(joined, judges.FORMATS["qwen3.6"], Letters(), 32768, dataset.Tally("v"))
-    assert [text(call.ids).startswith("{'enable_thinking': False}You compare") for call in calls] == [True, True]
+    prepared = calls.prepare(joined, judges.FORMATS["qwen3.6"], Letters(), 32768, dataset.Tally("v"))
+    assert [text(call.prompt).startswith("{'enable_thinking': False}You compare") for call in prepared] == [True, True]
 
 
 def test_a_judge_whose_thinking_mode_is_left_open_is_refused():
@@ -371,12 +371,27 @@ def test_identical_models_are_at_parity_and_need_no_engine(dataset_of, tmp_path)
     assert [row["language"] for row in manifest.metrics["win_rates"]] == ["da", "de", "all"]
     for row in manifest.metrics["win_rates"]:
         assert (row["win_rate"], row["length_controlled"], row["interval_95"]) == (0.5, 0.5, [0.5, 0.5])
+        assert (row["alpaca_length_controlled"], row["verdict_holm"]) == (0.5, "no evidence")
         assert (row["tie_share"], row["consistency"], row["readable_share"]) == (1, 1, 1)
-    assert manifest.metrics["in_language"]["model"] == {"da": 1, "de": 1}
+    spoken = [(row["language"], row["model"]["value"], row["verdict"]) for row in manifest.metrics["in_language"]]
+    assert spoken == [("da", 1, "no evidence"), ("de", 1, "no evidence"), ("all", 1, "no evidence")]
+    assert [row["win_rate"] for row in manifest.metrics["subcategories"]] == [0.5]
     assert (manifest.metrics["model"], manifest.metrics["reference"]) == ("tuned", "base")
     assert set(manifest.models) == {"reference", "judge"}
     assert set(manifest.models["judge"]) == {"id", "sha256", "chat_template_sha256"}
     assert len(dataset.read(tmp_path / "out", "verdicts")) == 48
+
+
+def test_the_language_of_both_sides_answers_is_counted_over_questions():
+    model = [answered(at, "a", code, identified=code) for at in range(40) for code in ("da", "pt-PT")]
+    reference = [row | {"identified": "en" if row["language"] == "da" else None} for row in model]
+    model = [row | {"identified": row["identified"].removesuffix("-PT")} for row in model]
+    joined = matches.join(by_key(*model), by_key(*reference), dataset.Tally("v"))
+    danish, portuguese, both = matches.in_language(joined, (by_key(*model), by_key(*reference)))
+    assert (danish["language"], danish["model"]["value"], danish["reference"]["value"]) == ("da", 1, 0)
+    assert (portuguese["model"]["value"], portuguese["change"]["value"], portuguese["verdict"]) == (1, 1, "higher")
+    assert (both["language"], both["model"]["n"], both["model"]["clusters"]) == ("all", 80, 40)
+    assert matches.in_language(joined[:1], (by_key(*model), by_key(*reference)))[-1]["language"] == "da"
 
 
 def test_nothing_in_common_is_an_error_that_says_why(dataset_of, tmp_path):

@@ -15,11 +15,12 @@ import pytest
 
 from croco import dataset, models, rows
 from croco.benchmark import BenchmarkConfig, account, choose, run, weights
-from croco.benchmark_datasets import PAPER, LocalDataset, read_local
+from croco.benchmark_datasets import LocalDataset, as_on_the_hub, read_local
 from croco.benchmark_records import Record, Score, find, parse_line, read_lines
 from croco.benchmark_worker import Job, Keeper, Notes
 from croco.languages import LANGUAGES
 from croco.store import open_store
+from croco.suites import PAPER, SUITES
 from croco.toy import euroeval as toy_euroeval
 from croco.toy.world import NOUNS, RUDE, TEST
 
@@ -134,6 +135,26 @@ def weather(name: str = "weather-gl", language: str = "gl", **changes: Any) -> d
     return {**entry, "prompt": "Good or bad: {text}", **changes}
 
 
+def reading(name: str = "rain-da", language: str = "gl", **changes: Any) -> dict[str, Any]:
+    entry = {"name": name, "language": language, "task": "reading-comprehension", "prompt": "{text} {question}"}
+    return {**entry, **changes}
+
+
+def question(context: str, asked: str, *answers: str) -> dict[str, Any]:
+    return {"context": context, "question": asked, "answers": list(answers)}
+
+
+def write_questions(folder: Path, entry: dict[str, Any], questions: list[Any]) -> Path:
+    """`folder` with this data set of reading comprehension added."""
+    (folder / entry["name"]).mkdir(parents=True, exist_ok=True)
+    with (folder / "datasets.jsonl").open("a") as index:
+        index.write(json.dumps(entry) + "\n")
+    for split in ("train", "val", "test"):
+        text = "".join(json.dumps(one) + "\n" for one in questions)
+        (folder / entry["name"] / f"{split}.jsonl").write_text(text)
+    return folder
+
+
 # the table
 
 
@@ -148,6 +169,29 @@ def test_the_references_two_wrong_names_are_corrected() -> None:
     assert "tydiqa-fi" in PAPER["fi"] and "tidyqa-fi" not in PAPER["fi"]
 
 
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_has_each_data_set_once_in_a_language_we_know(name: str) -> None:
+    suite = SUITES[name]
+    assert set(suite) < set(LANGUAGES)
+    assert len({one for names in suite.values() for one in names}) == sum(map(len, suite.values()))
+
+
+@pytest.mark.engine
+def test_the_official_suite_of_the_installed_version_is_its_own_list() -> None:
+    """Read where EuroEval keeps it, in a process of its own, because its import changes the process."""
+    program = (
+        "import json, euroeval.dataset_configs as d; from euroeval.data_models import DatasetConfig as C; "
+        "print(json.dumps([(c.name, [l.code for l in c.languages]) for c in vars(d).values() "
+        "if isinstance(c, C) and not c.unofficial and c.name != 'speed']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    ours, found = SUITES["official-16.11"], dict[str, set[str]]()
+    for name, codes in json.loads(done.stdout.splitlines()[-1]):
+        for code in {{"nb": "no", "nn": "no"}.get(code, code).split("-")[0] for code in codes}:
+            found.setdefault(code, set()).add(name)
+    assert {code: set(names) for code, names in ours.items()} == {code: found[code] for code in ours}
+
+
 # what is run
 
 
@@ -155,6 +199,11 @@ def test_a_language_without_data_set_is_left_out_for_a_named_reason() -> None:
     chosen, without = choose(BenchmarkConfig(languages=("fi", "gl", "cy")), [])
     assert chosen == {"tydiqa-fi": "fi", "include-fi": "fi", "hellaswag-fi": "fi"}
     assert without == {"gl": "no_euroeval_data_set", "cy": "no_euroeval_data_set"}
+
+
+def test_another_suite_has_other_data_sets() -> None:
+    chosen, _ = choose(BenchmarkConfig(languages=("fi",), suite="official-17.7"), [])
+    assert "multi-ifeval-fi" in chosen and "include-fi" not in chosen and len(chosen) == 8
 
 
 def test_no_data_set_at_all_is_an_error() -> None:
@@ -183,6 +232,7 @@ def test_a_name_outside_the_languages_asked_for_is_refused() -> None:
         ({"languages": ("xx",)}, "found 'xx'"),
         ({"languages": ()}, "one or more codes"),
         ({"names": ("dala", "dala")}, "each once"),
+        ({"suite": "official"}, "found 'official'; expected one of paper, official-16.11, official-17.7"),
         ({"iterations": 1}, "found 1; expected 2 or more"),
         ({"max_failed": 1.0}, "found 1.0"),
     ],
@@ -272,7 +322,7 @@ def test_each_record_is_kept_once_when_euroeval_has_appended_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store, places = open_store(tmp_path / "store"), {"vejr-\u00e6": "a.json", "toy-tone-en": "b.json"}
-    job = Job(0, "model-1", places, None, True, 3, True, True, None, store.location)
+    job = Job(0, "model-1", places, None, True, 3, True, True, store.location)
     keeper = Keeper(job, store, {"chat_template_sha256": "00"})
     keeper.keep()
     with Path("results.jsonl").open("a") as file:
@@ -290,7 +340,7 @@ def test_each_record_is_kept_once_when_euroeval_has_appended_it(
 def test_a_record_of_another_model_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("results.jsonl").write_text(json.dumps(RECORD_16))
-    job = Job(0, "model-2", {"toy-tone-en": "a.json"}, None, True, 3, True, True, None, "store")
+    job = Job(0, "model-2", {"toy-tone-en": "a.json"}, None, True, 3, True, True, "store")
     with pytest.raises(ValueError, match="found a record of model-1; expected one of model-2"):
         Keeper(job, open_store("store"), {}).keep()
 
@@ -446,6 +496,60 @@ def test_a_multiple_choice_text_spells_the_right_choice_out(tmp_path: Path) -> N
         read_local(write_local(tmp_path / "wrong", entry, data=[("Sun? a. good", "b")]))
 
 
+def test_questions_are_read_without_labels(tmp_path: Path) -> None:
+    folder = write_questions(tmp_path, reading(examples=1), [question("Sun in Rome.", "Where?", "Rome", "in Rome")])
+    [found] = read_local(folder)
+    assert (found.task, found.labels, found.words, found.examples) == ("reading-comprehension", (), {}, 1)
+    assert found.files["val"] == folder / "rain-da" / "val.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (reading(labels=["a", "b"]), "expected an object of .* and, if wanted, examples"),
+        (reading(words={"a": "b"}), "expected an object of"),
+        (reading(prompt="{text}"), r"expected \{text\} and \{question\} in it"),
+        (reading(prompt="{text} {question} {labels_str}"), "and nothing else"),
+    ],
+)
+def test_a_wrong_declaration_of_questions_is_refused(entry: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"datasets.jsonl:1: .*{message}"):
+        read_local(write_questions(tmp_path, entry, [question("Sun in Rome.", "Where?", "Rome")]))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (question("Sun in Rome.", "Where?", "rome"), r"found answers \['rome'\]; expected what stands in the context"),
+        (question("Sun in Rome.", "Where?"), r"found answers \[\]; expected a list"),
+        (question("Sun in Rome.", "Where?", "Rome", " "), "found ' '; expected text"),
+        (question(" ", "Where?", "Rome"), "found ' '; expected text"),
+        (question("Sun in Rome.", "", "Rome"), "found ''; expected text"),
+        (question("Sun in \ud800.", "Where?", "Sun"), "expected text"),
+        ({**question("Sun in Rome.", "Where?"), "answers": "Rome"}, "found answers 'Rome'; expected a list"),
+        (
+            {**question("Sun in Rome.", "Where?", "Rome"), "id": 1},
+            "expected an object of context, question and answers",
+        ),
+        (["Sun in Rome."], "expected an object of context, question and answers"),
+    ],
+)
+def test_a_wrong_question_is_refused_with_file_and_line(row: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"train.jsonl:2: .*{message}"):
+        read_local(write_questions(tmp_path, reading(), [question("Sun in Rome.", "Where?", "Rome"), row]))
+
+
+def test_questions_lie_for_euroeval_as_its_own_do_on_the_hub(tmp_path: Path) -> None:
+    import datasets
+
+    days = question("Rain on 2026-01-02, sun on 2026-01-03.", "When was sun?", "2026-01-03")  # a date stays text
+    [local] = read_local(write_questions(tmp_path / "data", reading(), [days]))
+    folder = as_on_the_hub(local, tmp_path / "hub")
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert set(loaded) == {"train", "val", "test"}
+    assert loaded["val"].to_list() == [{"id": "0", **days, "answers": {"answer_start": [27], "text": ["2026-01-03"]}}]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"datasets.jsonl: found no file"):
         read_local(tmp_path)
@@ -506,15 +610,18 @@ def offline() -> list[str]:
 
 
 def teach(folder: Path, answers: dict[str, str]) -> None:
-    """Train the tiny model in `folder` until it gives each prompt its answer."""
+    """Train the tiny model in `folder` until it gives each prompt its answer, as EuroEval asks: after an <s>."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(0)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in answers.items()]
-    prompts = [tokenizer.apply_chat_template(c[:1], add_generation_prompt=True, return_dict=False) for c in chats]
-    whole = [tokenizer.apply_chat_template(c, return_dict=False) for c in chats]
+    start = tokenizer.convert_tokens_to_ids(["<s>"])
+    prompts = [
+        start + tokenizer.apply_chat_template(c[:1], add_generation_prompt=True, return_dict=False) for c in chats
+    ]
+    whole = [start + tokenizer.apply_chat_template(c, return_dict=False) for c in chats]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(40):
         for prompt, ids in zip(prompts, whole, strict=True):
@@ -532,16 +639,18 @@ def test_euroeval_gives_a_model_that_is_always_right_100_however_often_it_is_kil
     import tiny
 
     choices = [("sun? a. good b. bad", "a"), ("rain? a. good b. bad", "b")]
+    facts = [("Sun in Rome.", "Where?", "Rome"), ("Rain in Oslo.", "What?", "Rain")]
     multiple = weather("choice-en", "en", labels=["a", "b"], task="multiple-choice", prompt="{text}")
     galician = weather(words={"good": "bo", "bad": "malo"}, examples=2)
     folder = write_local(tmp_path / "data", multiple, data=choices * 4)
     write_local(folder, galician, data=[("sun", "good"), ("rain", "bad")] * 4)
+    write_questions(folder, reading(language="da"), [question(*fact) for fact in facts] * 4)
     model = tiny.policy(tmp_path / "model")
-    teach(model, dict(choices))
+    teach(model, {**dict(choices), **{f"{context} {asked}": answer for context, asked, answer in facts}})
     before = {file.name: file.read_bytes() for file in model.iterdir()}
     (tmp_path / "home").mkdir()
     command = [sys.executable, "-m", "croco", "benchmark", "--model", str(model), "--datasets", str(folder)]
-    command += ["--languages", "en", "gl", "cy", "--store", str(tmp_path / "store")]
+    command += ["--languages", "en", "gl", "da", "cy", "--store", str(tmp_path / "store")]
     alone: dict[str, Any] = {
         "env": {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_none"},
         "cwd": Path(__file__).parent.parent,
@@ -563,31 +672,39 @@ def test_euroeval_gives_a_model_that_is_always_right_100_however_often_it_is_kil
         ("choice-en", "en", "accuracy"),
         ("weather-gl", "gl", "mcc"),
         ("weather-gl", "gl", "macro_f1"),
+        ("rain-da", "da", "f1"),
+        ("rain-da", "da", "em"),
     ]
-    assert [(row["score"], row["half_width_95"]) for row in found[:2]] == [(100.0, 0.0), (100.0, 0.0)]
+    right = [row for row in found if row["language"] != "gl"]
+    assert [(row["score"], row["half_width_95"]) for row in right] == [(100.0, 0.0)] * 4
     assert all(row["split"] == "test" and len(row["iterations"]) == 3 for row in found)
     manifest = dataset.verify(tmp_path / "out")
     assert dataset.Count("benchmarks", "cy", 1, 0, {"no_local_data_set": 1}) in manifest.counts
     assert manifest.metrics["generative_type"] == ["instruction_tuned"]
+    [ran_with] = manifest.metrics["ran_with"]
+    assert ran_with["dtype"] == "float32" and ran_with["max_model_len"] == tiny.CONTEXT and ran_with["seed"] == 4242
+    assert (ran_with["temperature"], ran_with["device"], ran_with["tensor_parallel_size"]) == (0.0, "cpu", 1)
     assert manifest.models["policy"].keys() == {"id", "sha256", "chat_template_sha256"}
     assert before == {file.name: file.read_bytes() for file in model.iterdir()}
     assert not list((tmp_path / "home").iterdir())
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"manifest.json", "part-00000.parquet"}
 
-    done, computed, _ = manifest.ledger  # what the killed run has done is not done again
+    new, done, computed, _ = manifest.ledger  # what the killed run has done is not done again
     assert [(row.language, row.shards_computed, row.shards_reused) for row in manifest.ledger] == [
+        ("da", 1, 0),
         ("en", 0, 1),
         ("gl", 1, 0),
         (None, 0, 0),
     ]
     assert store.find(first.name) == first
-    assert done.seconds > done.run_seconds == 0 and computed.seconds == computed.run_seconds > 0
+    assert done.seconds > done.run_seconds == 0
+    assert all(row.seconds == row.run_seconds > 0 for row in (new, computed))
     # each question is asked once (EuroEval remembers answers), after the <s> that it finds in the vocabulary; a byte is
     # a token, and so is a turn's mark; the answer is a letter and a mark
     asked = [len(f"<s>^user\n{question}^\n^assistant\n") for question, _ in choices]
     assert (done.tokens_in, done.tokens_out) == (sum(asked), 4)
 
-    config = BenchmarkConfig(languages=("en", "gl", "cy"))
+    config = BenchmarkConfig(languages=("en", "gl", "da", "cy"))
     with pytest.warns(UserWarning, match="cy: 1 benchmarks not run: no_local_data_set"):
         whole = run(model=str(model), datasets=folder, out=tmp_path / "whole", config=config)
     assert (whole.digest, whole.counts, whole.metrics, whole.models, whole.warnings) == (
@@ -608,7 +725,7 @@ def test_euroeval_gives_a_model_that_is_always_right_100_however_often_it_is_kil
     with pytest.warns(UserWarning, match="cy: 1 benchmarks not run: no_local_data_set"):
         restored = again("restored")  # from the result
     assert (restored.digest, restored.metrics) == (whole.digest, whole.metrics)
-    assert [row.shards_reused for row in restored.ledger] == [1, 1, 0]
+    assert [row.shards_reused for row in restored.ledger] == [1, 1, 1, 0]
     english = BenchmarkConfig(languages=("en",))
     shutil.copytree(tmp_path / "store", tmp_path / "again-own" / "unfinished")
     shutil.copy(tmp_path / "killed" / "unfinished.json", tmp_path / "again-own")

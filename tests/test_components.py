@@ -23,12 +23,14 @@ STAGES = [
     "pair",
     "select",
     "train",
+    "fetch",
     "benchmark",
     "answer",
     "arena",
+    "promote",
     "report",
 ]
-COMPONENTS = [*STAGES, "preflight", "resolve", "plan", "gather"]
+COMPONENTS = [*STAGES, "publish", "track", "preflight", "resolve", "plan", "gather"]
 
 NOT_KNOBS = {
     "translate": {"languages"},  # a share's
@@ -84,7 +86,7 @@ def test_knobs_are_the_fields_of_the_config(stage: str) -> None:
     given = {name: p for name, p in parameters(stage).items() if name not in NOT_FLAGS.get(stage, set())}
     assert set(given) & set(fields) == set(fields) - hidden
     for name, parameter in given.items():
-        if name == "store":  # text: in a loop, Kubeflow takes no parameter that may be empty
+        if name in ("store", "name"):  # text: in a loop, Kubeflow takes no parameter that may be empty
             assert (parameter.annotation, parameter.default, flags[name].default) == (str, "", None)
         elif name not in fields:
             assert parameter.default == flags[name].default, name

@@ -49,22 +49,28 @@ def test_a_mean_has_the_normal_interval_over_prompts() -> None:
     assert evidence.mean([4], [2]) == evidence.Estimate(2.0, None, None, 2, 1)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "said"),
-    [
-        ((50.0, 2.0), (53.0, 0.9), evidence.HIGHER),  # 48 to 52 and 52.1 to 53.9 do not meet
-        ((50.0, 2.0), (53.0, 1.1), evidence.NO_EVIDENCE),  # 51.9 to 54.1 meets 48 to 52
-        ((50.0, 2.0), (53.0, 1.0), evidence.NO_EVIDENCE),  # they touch
-        ((53.0, 0.5), (50.0, 1.0), evidence.LOWER),
-        ((50.0, math.nan), (90.0, 1.0), evidence.UNKNOWN),  # after one iteration there is no interval
-    ],
-)
-def test_a_score_changed_only_where_the_intervals_do_not_meet(
-    before: tuple[float, float], after: tuple[float, float], said: str
-) -> None:
-    assert evidence.verdict(*evidence.gap(*before, *after)) == said
-
-
 def test_an_estimate_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="found no row"):
         evidence.share([], [])
+
+
+def test_p_values_are_adjusted_as_holm_says() -> None:
+    assert evidence.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert evidence.holm([0.9, 0.5]) == [1, 1]
+    assert evidence.holm([0.02, None, 0.03]) == pytest.approx([0.04, None, 0.04])
+    assert evidence.holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "p_value", "said"),
+    [
+        (0.6, 0.049, evidence.HIGHER),
+        (0.4, 0.049, evidence.LOWER),
+        (0.6, 0.05, evidence.NO_EVIDENCE),
+        (0.5, 0.001, evidence.NO_EVIDENCE),
+        (0.6, None, evidence.UNKNOWN),
+        (None, 0.01, evidence.UNKNOWN),
+    ],
+)
+def test_a_test_says_where_a_value_lies_only_below_its_level(value: float, p_value: float, said: str) -> None:
+    assert evidence.tested(value, p_value, 0.5) == said

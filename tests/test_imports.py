@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-HEAVY = "torch vllm trl transformers peft datasets euroeval"
+HEAVY = "torch vllm trl transformers peft datasets euroeval mlflow tensorboardX model_registry"
 PROGRAM = f"""
 import importlib, pkgutil, sys
 import components, croco, pipelines

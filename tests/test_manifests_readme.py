@@ -5,11 +5,12 @@ import io
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from overlays import MANIFESTS, OVERLAYS, README, ROOT, table
 
 from pipelines import __main__ as pipelines
-from pipelines import profiles, toy
+from pipelines import costs, profiles, toy
 
 
 def test_paths_and_anchors_exist() -> None:
@@ -44,6 +45,7 @@ def test_commands_make_the_secrets_that_tasks_look_for() -> None:
         "mlpipeline-minio-artifact": {"accesskey", "secretkey"},
         profiles.STORE_SECRET: {"accesskey", "secretkey", "endpoint", "region"},
         profiles.HF_SECRET: {"token"},
+        "croco-serve": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},  # KServe's, in a namespace of its own
     }
 
 
@@ -54,6 +56,21 @@ def test_the_stores_keys_are_those_that_are_read() -> None:
         assert f'"{key}"' in source, key
 
 
+@pytest.mark.parametrize("flags", [[], ["--profile", "gpu-80gb"]])
+def test_the_tables_of_profiles_are_what_the_command_prints(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pipelines.main(["profiles", *flags]) == 0
+    command = "    " + " ".join(["python -m pipelines profiles", *flags])
+    printed = capsys.readouterr().out
+    assert f"{command}\n\n{printed}" in README, f"write into manifests/README.md what it prints:\n{printed}"
+
+
+def test_the_quota_for_training_on_several_nodes_is_what_it_holds_at_once() -> None:
+    [quota] = re.findall(r"ResourceQuota to (\d+): two nodes", README)
+    assert int(quota) == costs.at_once(profiles.PROFILES["nodes-2x8x80gb"], 7)
+
+
 def test_kind_runs_the_toy_world() -> None:
     given = yaml.safe_load((MANIFESTS / "overlays/kind/params.yaml").read_text())
     assert given == toy.parameters(Path("/models/toy")) | {"store": "s3://croco/store"}
@@ -62,7 +79,7 @@ def test_kind_runs_the_toy_world() -> None:
 def test_commands_have_the_flags_that_they_are_given() -> None:
     given = set(re.findall(r"--[a-z-]+", " ".join(re.findall(r"python -m pipelines .+|FLAGS=.+|`FLAGS`[^.]+", README))))
     known = io.StringIO()
-    for command in ("preflight", "submit", "schedule"):
+    for command in ("preflight", "submit", "schedule", "profiles"):
         with contextlib.redirect_stdout(known), contextlib.suppress(SystemExit):
             pipelines.main([command, "--help"])
     assert given - set(re.findall(r"--[a-z-]+", known.getvalue())) == set()

@@ -23,7 +23,7 @@ from croco.memory import GIB, Model
 from croco.preflight import Checks, PreflightConfig, Unknown, attempt, probe
 from croco.store import open_store
 from pipelines import __main__ as command
-from pipelines.profiles import Cluster
+from pipelines.placement import Cluster
 
 CONFIG = {
     "num_hidden_layers": 10, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "hidden_size": 512,
@@ -87,14 +87,14 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube
         yield state
 
 
-def nodes(*gpus: int, **spec: Any) -> dict[str, Any]:
+def nodes(*gpus: int, labels: dict[str, str] | None = None, disk: str = "500Gi", **spec: Any) -> dict[str, Any]:
     """Nodes with so many GPUs."""
     return {
         "items": [
             {
-                "metadata": {"name": f"n{place}"},
+                "metadata": {"name": f"n{place}", "labels": labels},
                 "spec": spec,
-                "status": {"allocatable": {"nvidia.com/gpu": str(number)}},
+                "status": {"allocatable": {"nvidia.com/gpu": str(number), "ephemeral-storage": disk}},
             }
             for place, number in enumerate(gpus)
         ]
@@ -290,8 +290,8 @@ def test_each_model_is_held_against_its_own_gpus(world: dict[str, Any]) -> None:
     }
 
 
-def wanted(**cluster: Any) -> Wanted:
-    return Wanted.of(json.loads(json.dumps(Cluster("gpu-80gb", **cluster).wanted()), parse_int=float))
+def wanted(profile: str = "gpu-80gb", **cluster: Any) -> Wanted:
+    return Wanted.of(json.loads(json.dumps(Cluster(profile, **cluster).wanted()), parse_int=float))
 
 
 def test_a_node_with_the_gpus_of_the_largest_task_is_found(kubernetes: Kubeflow) -> None:
@@ -321,6 +321,52 @@ def test_gpus_that_nobody_has_are_one_line(found: dict[str, Any], kubernetes: Ku
 def test_a_taint_that_gpu_tasks_tolerate_keeps_no_node_from_them(kubernetes: Kubeflow) -> None:
     kubernetes.kubernetes["nodes"] = nodes(8, taints=[{"key": "nvidia.com/gpu", "effect": "NoSchedule"}])
     assert check_nodes(look(kubernetes), wanted()).startswith("1 of 1 nodes")
+
+
+def test_training_on_several_nodes_needs_as_many_with_all_their_gpus(kubernetes: Kubeflow) -> None:
+    kubernetes.kubernetes["nodes"] = nodes(8, 8, 1)
+    said = check_nodes(look(kubernetes), wanted("nodes-2x8x80gb"))
+    assert said == "2 of 3 nodes have 8 nvidia.com/gpu, the most a task asks for (train, of 2)"
+    kubernetes.kubernetes["nodes"] = nodes(8, 4, 4)
+    with pytest.raises(
+        ValueError, match=r"found 3 nodes, of which at most 8 .*; expected 8 on each of 2 for train; add"
+    ):
+        check_nodes(look(kubernetes), wanted("nodes-2x8x80gb"))
+
+
+def test_nodes_whose_gpus_are_said_to_be_too_small_are_not_counted(kubernetes: Kubeflow) -> None:
+    small, large = ({"nvidia.com/gpu.memory": mebibytes} for mebibytes in ("49140", "81251"))
+    kubernetes.kubernetes["nodes"] = nodes(2, labels=small)
+    assert check_nodes(look(kubernetes), wanted()).startswith("1 of 1 nodes")
+    for labels in (small, {"nvidia.com/gpu.memory": "64G"}, None):
+        kubernetes.kubernetes["nodes"] = nodes(2, labels=labels)
+        with pytest.raises(ValueError, match="found 1 nodes, of which at most 0 "):
+            check_nodes(look(kubernetes), wanted(gpu_memory_label="nvidia.com/gpu.memory"))
+    kubernetes.kubernetes["nodes"] = nodes(2, labels=large)
+    assert check_nodes(look(kubernetes), wanted(gpu_memory_label="nvidia.com/gpu.memory")).startswith("1 of 1 nodes")
+
+
+def test_a_disk_that_a_task_may_fill_is_said(kubernetes: Kubeflow) -> None:
+    kubernetes.kubernetes["nodes"] = nodes(2, 2, disk="120Gi")
+    said = check_nodes(look(kubernetes), wanted())
+    assert said.endswith("(arena); 2 of them with less disk than the 150Gi it may take")
+
+
+def test_what_several_nodes_train_needs_a_store_that_they_share(world: dict[str, Any], tmp_path: Path) -> None:
+    for store in ("", str(tmp_path / "store")):
+        said = text_of(Checks(config(world, "nodes-2x8x80gb", store=store), here=True), "store")
+        assert said.startswith(
+            f"failed: found {store or 'none'}; expected s3://bucket/prefix, where the nodes of train"
+        )
+    elsewhere = Checks(config(world, "nodes-2x8x80gb", store="s3://bucket/croco"), here=False)
+    assert text_of(elsewhere, "store").startswith("unknown: s3://bucket/croco: its keys are the cluster's")
+
+
+def test_a_quota_counts_what_all_nodes_ask_for(kubernetes: Kubeflow) -> None:
+    kubernetes.kubernetes[f"{NAMESPACE}/resourcequotas"] = quota(**{"requests.nvidia.com/gpu": "10"})
+    assert check_quotas(look(kubernetes), wanted("node-8x80gb")) == "1 quotas, each with room for every task"
+    with pytest.raises(ValueError, match="expected 2 x 8 or more, which train asks for"):
+        check_quotas(look(kubernetes), wanted("nodes-2x8x80gb"))
 
 
 def test_a_quota_that_is_too_small_is_one_line_with_all_that_is(kubernetes: Kubeflow) -> None:

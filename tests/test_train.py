@@ -3,10 +3,14 @@ import math
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kubeserver
+import objectstore
 import pytest
 
 from croco import curves, dataset, encoding, train, trainer
@@ -432,6 +436,102 @@ def test_two_processes_with_precomputed_references_train_as_one_without(
     weights = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")]
     assert weights[0].keys() == weights[1].keys()
     assert max((weights[0][name] - weights[1][name]).abs().max() for name in weights[0]) < 1e-3
+
+
+def nodes(**other: Any) -> dict[str, Any]:
+    """Two nodes without a GPU, which mount the claim that has the tiny policy."""
+    return {
+        "nodes": 2.0,
+        "gpus": 0.0,
+        "gpu_type": "nvidia.com/gpu",
+        "cpu": "1",
+        "memory": "4Gi",
+        "shared_memory": "",
+        "disk": "10Gi",
+        "image": "croco-gpu",
+        "timeout": 600.0,
+        "retries": 1.0,
+        "runtime": "torch-distributed",
+        "node_selector": {},
+        "tolerations": [],
+        "queue": "",
+        "models": "croco-models",
+        "store_secret": "croco-store",
+        "hf_secret": "hf-token",
+        "user": 2000.0,
+        **other,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"store": "/some/folder"}, "store: found /some/folder; expected s3://bucket/prefix, which is all that nodes"),
+        ({"store": None}, "store: found none; expected s3://bucket/prefix"),
+        ({"trainjob": nodes(models="")}, "policy: found a folder that other nodes do not have; .*not asked for"),
+        ({"model": "/elsewhere/policy"}, "/elsewhere/policy: found a folder .*mounted at "),
+        ({"config": TrainConfig(processes=3)}, "processes: found 3; expected none, or 2, the GPUs of all nodes"),
+    ],
+)
+def test_what_nodes_could_not_have_is_refused_before_anything_is_done(
+    given: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    dataset_of: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "claim"))
+    usual = {"model": str(tmp_path / "claim" / "policy"), "store": "s3://bucket/prefix", "trainjob": nodes()}
+    with pytest.raises(ValueError, match=message):
+        train.run(data=[dataset_of("pairs", [pair(0)])], out=tmp_path / "out", **{**usual, **given})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.engine
+def test_two_nodes_one_of_which_dies_come_to_what_two_processes_do_here(
+    tmp_path: Path,
+    policy: Path,
+    dataset_of: Callable[..., Path],
+    s3: objectstore.S3,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rows = dataset_of("pairs", [*[pair(number) for number in range(96)], pair(96, split="eval")])
+    config = {**SMALL, "micro_batch": 1, "checkpoint_steps": 4, "disable_dropout": False}
+    arguments: dict[str, Any] = {"data": [rows], "model": str(policy)}
+    here = train.run(**arguments, out=tmp_path / "here", config=TrainConfig(**config, processes=2))
+
+    store = open_store(s3.location)
+    monkeypatch.setenv("HF_HUB_CACHE", str(policy.parent))
+    with kubeserver.serving(tmp_path / "nodes") as cluster:
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path / "kubeconfig")))
+
+        kept: list[str] = []
+        """What a checkpoint in the store is made of."""
+
+        def kill() -> None:
+            """While step 8 is saved; what was saved at step 4 is in the store."""
+            while not [*(tmp_path / "nodes").glob("*/train/checkpoints/checkpoint-8/rng_state_1.pth")]:
+                time.sleep(0.005)
+            cluster.nodes[1].kill()
+            records = [entry.name for entry in store.entries("checkpoints/") if "/files/" not in entry.name]
+            kept.extend(file["path"] for file in (store.read(records[0]) or {"files": []})["files"])
+
+        threading.Thread(target=kill, daemon=True).start()
+        out = tmp_path / "handed"
+        handed = train.run(**arguments, out=out, config=TrainConfig(**config), store=s3.location, trainjob=nodes())
+    assert handed.digest == here.digest  # adapter, merged model, metrics and plot, byte for byte
+    assert len(cluster.made) == 2
+    assert handed.metrics.pop("resumed_from") in [f"checkpoint-{step}" for step in (4, 8, 12, 16)]
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(kept)  # each was written on another node
+    assert handed.metrics == {name: value for name, value in here.metrics.items() if name != "resumed_from"}
+    said = capfd.readouterr().out
+    assert "node 1 (pod croco-train-" in said and "exit code 137" in said and "'loss': " in said
+    assert [entry.name for entry in store.entries("trainjobs/")] == []
+    assert [entry.name for entry in store.entries("checkpoints/")] == []
+    [spent] = handed.ledger
+    assert spent.gpu_seconds == 0 < spent.seconds
 
 
 @pytest.mark.engine

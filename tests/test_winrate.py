@@ -1,12 +1,12 @@
-"""Win rates: hand-computed values, a direct fit, and simulations with a known truth."""
+"""Win rates: hand-computed values, and a simulation with a known truth."""
 
 import numpy as np
 import pytest
 
-from croco import judges, winrate
+from croco import evidence, judges, winrate
 
 
-def verdict(question_id, order, verdict, language="da", chars=(10, 10), text="[[A]]"):
+def verdict(question_id, order, verdict, language="da", chars=(10, 10), text="[[A]]", kind=("hard_prompt", "math")):
     return {
         "question_id": question_id,
         "language": language,
@@ -14,6 +14,8 @@ def verdict(question_id, order, verdict, language="da", chars=(10, 10), text="[[
         "verdict": verdict,
         "model_chars": chars[0],
         "reference_chars": chars[1],
+        "category": kind[0],
+        "subcategory": kind[1],
         "judge_text": text,
     }
 
@@ -118,65 +120,107 @@ def test_intervals_do_not_depend_on_the_other_languages():
     assert rates(danish)["da"]["interval_95"] != rates(danish, seed=1)["da"]["interval_95"]
 
 
-def test_reference_length_control_equals_a_direct_fit():
-    from scipy.optimize import minimize
-
-    rng = np.random.default_rng(1)
-    for at in range(100):
-        size = int(rng.integers(5, 80))
-        difference = rng.normal(rng.normal(0, 100), 10 ** rng.uniform(0, 3), size)
-        scores = rng.choice([0, 0.25, 0.5, 0.75, 1], size)
-        if at % 3 == 0:
-            scores = (difference > np.median(difference)).astype(float)  # length decides everything
-        length = np.tanh(difference / np.std(difference))
-
-        def loss(parameters, length=length, scores=scores):
-            logit = parameters[0] + parameters[1] * length
-            return (np.logaddexp(0, logit) - scores * logit).sum() + parameters[1] ** 2
-
-        theta, phi = minimize(loss, [0, 0], method="BFGS", options={"gtol": 1e-9}).x
-        found = winrate.fit_reference(scores, difference, np.ones((1, size)))
-        assert np.ravel(found) == pytest.approx([theta, phi], abs=1e-5)
-        rate = winrate.length_controlled_reference(scores, difference)
-        assert rate == pytest.approx([1 / (1 + np.exp(-theta))], abs=1e-6)
+def test_a_p_value_is_twice_the_share_of_samples_beyond_parity():
+    values = np.array([0.4] * 3 + [0.6] * 96)
+    assert winrate.p_value(values, 0.58, 50) == pytest.approx(2 * (3 + 1) / (99 + 1))
+    assert winrate.p_value(np.full(99, 0.5), 0.5, 50) == 1
+    assert winrate.p_value(np.ones(9999), 1.0, 10) == 2 * 0.5**10  # ten heads of ten
 
 
-def test_weights_are_repetitions():
-    rng = np.random.default_rng(2)
-    scores, difference = rng.choice([0, 0.5, 1], 20), rng.normal(0, 50, 20)
-    weights = rng.integers(0, 4, (1, 20)).astype(float)
-    again = weights[0].astype(int)
-    assert winrate.length_controlled_reference(scores, difference, weights) == pytest.approx(
-        winrate.length_controlled_reference(np.repeat(scores, again), np.repeat(difference, again))
-    )
+def test_a_rate_differs_from_parity_where_its_interval_leaves_it_out():
+    rng, found = np.random.default_rng(9), []
+    for trial in range(40):
+        scores, groups = rng.choice([0, 0.5, 1], 60, p=[0.3, 0.2, 0.5]), np.zeros(60, int)
+        row = winrate.summarize(scores, rng.normal(50, 100, 60), np.arange(60), groups, repetitions=400, seed=trial)
+        for prefix in winrate.RATES.values():
+            low, high = row[f"{prefix}interval_95"]
+            found.append((row[f"{prefix}p_value"], low > 0.5 or high < 0.5))
+    assert {left_out for p, left_out in found if p < 0.04} == {True}
+    assert {left_out for p, left_out in found if p > 0.06} == {False}
 
 
-@pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_all_wins_or_all_losses_have_their_limit_as_rate(rate):
-    assert winrate.length_controlled_reference(np.full(5, rate), np.arange(5.0)) == [rate]
+def language(code, wins, losses):
+    pairs = [("model", "model")] * wins + [("reference", "reference")] * losses
+    return [row for at, pair in enumerate(pairs) for row in both(f"{code}{at}", *pair, language=code)]
 
 
-def test_equal_lengths_leave_the_raw_rate():
-    scores = np.array([1, 1, 0.5, 0])
-    assert winrate.length_controlled_reference(scores, np.full(4, 12.0)) == pytest.approx([0.625])
+def test_what_one_language_shows_is_not_enough_among_many():
+    twelve = [row for at in range(11) for row in language(f"l{at}", 20, 20)] + language("da", 27, 13)
+    alone, among = rates(language("da", 27, 13), repetitions=2000)["da"], rates(twelve, repetitions=2000)["da"]
+    assert alone["p_holm"] == alone["p_value"] == among["p_value"] < 0.05
+    assert alone["verdict_holm"] == evidence.HIGHER
+    assert among["p_holm"] == pytest.approx(min(12 * among["p_value"], 1))
+    assert among["verdict_holm"] == evidence.NO_EVIDENCE
+    assert rates(twelve)["all"]["p_holm"] == rates(twelve)["all"]["p_value"]
 
 
-def test_length_control_removes_a_simulated_length_bias():
-    rng = np.random.default_rng(4)
-    difference = rng.normal(300, 400, 4000)  # the model writes more
-    chance = 1 / (1 + np.exp(-1.5 * np.tanh(difference / difference.std())))  # and only length is rewarded
-    scores = (rng.random(4000) < chance).astype(float)
-    assert scores.mean() > 0.65
-    assert winrate.length_controlled_reference(scores, difference)[0] == pytest.approx(0.5, abs=0.03)
+def test_identical_models_show_no_evidence_of_a_change():
+    same = [
+        row
+        for code in ("da", "de", "fr")
+        for at in range(20)
+        for row in both(str(at), "tie", "tie", language=code, text=judges.IDENTICAL, chars=(at, at))
+    ]
+    for row in rates(same).values():
+        for rate, prefix in winrate.RATES.items():
+            assert (row[rate], row[f"{prefix}standard_error"], row[f"{prefix}interval_95"]) == (0.5, 0, [0.5, 0.5])
+            assert (row[f"{prefix}p_holm"], row[f"{prefix}verdict_holm"]) == (1, evidence.NO_EVIDENCE)
+            assert evidence.verdict(*row[f"{prefix}interval_95"], winrate.PARITY) == evidence.NO_EVIDENCE
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    rng, inside, trials = np.random.default_rng(5), 0, 300
-    for trial in range(trials):
-        scores = rng.choice([0, 0.25, 0.5, 1], 100, p=[0.25, 0.2, 0.15, 0.4])  # mean .525
-        groups = np.zeros(100, int)
-        low, high = winrate.summarize(scores, groups, np.arange(100), groups, repetitions=300, seed=trial)[
-            "interval_95"
-        ]
-        inside += low <= 0.525 <= high
-    assert 0.91 <= inside / trials <= 0.98
+def test_few_questions_are_not_tested_and_have_no_alpaca_rate():
+    few = rates(language("da", 5, 4))["da"]
+    assert [few[f"{prefix}verdict_holm"] for prefix in winrate.RATES.values()] == [evidence.UNKNOWN] * 3
+    assert few["alpaca_length_controlled"] is None
+    assert few["length_controlled"] == pytest.approx(5 / 9)
+
+
+def test_alpacas_rate_over_languages_weighs_them_by_their_questions():
+    rng = np.random.default_rng(11)
+    groups, difference = np.repeat([0, 1], [60, 20]), rng.normal(0, 100, 80)
+    scores = (rng.random(80) < np.where(groups, 0.3, 0.8)).astype(float)
+    shape = {"repetitions": 200, "seed": 0}
+    whole = winrate.summarize(scores, difference, np.arange(80), groups, **shape)
+    parts = [
+        winrate.summarize(scores[groups == at], difference[groups == at], np.arange(n), np.zeros(n, int), **shape)
+        for at, n in enumerate((60, 20))
+    ]
+    rate = "alpaca_length_controlled"
+    assert whole[rate] == pytest.approx(0.75 * parts[0][rate] + 0.25 * parts[1][rate])
+    errors = [0.75 * parts[0]["alpaca_standard_error"], 0.25 * parts[1]["alpaca_standard_error"]]
+    assert whole["alpaca_standard_error"] == pytest.approx(np.hypot(*errors), rel=0.02)
+
+
+def test_alpacas_interval_is_not_pulled_to_parity_as_its_rate_is():
+    rng = np.random.default_rng(0)
+    scores, groups = (rng.choice([0, 0.5, 1], 498) + rng.choice([0, 0.5, 1], 498)) / 2, np.zeros(498, int)
+    difference = (rng.integers(100, 3000, 498) - rng.integers(100, 3000, 498)).astype(float)
+    row = winrate.summarize(scores, difference, np.arange(498), groups, repetitions=2000, seed=0)
+    assert row["alpaca_length_controlled"] == 0.5
+    assert row["length_controlled"] > 0.51
+    low, high = row["alpaca_interval_95"]
+    assert (low, high) == pytest.approx(row["lc_interval_95"], abs=0.003)
+    assert low < 0.5 < high
+
+
+def test_an_interval_holds_its_rate():
+    values = np.linspace(0.51, 0.61, 101)
+    assert winrate.interval(values, 0.5, 30) == pytest.approx([0.5, 0.6075])
+    assert winrate.interval(values, 0.55, 30) == pytest.approx([0.5125, 0.6075])
+
+
+def test_subcategories_are_counted_over_languages_by_what_the_questions_say():
+    kinds = {"math": ("hard_prompt", "math"), "coding": ("hard_prompt", "coding"), "poem": ("creative_writing", "")}
+    rows = [
+        row
+        for code in ("da", "de")
+        for name, kind in kinds.items()
+        for at in range(12)
+        for row in both(f"{name}{at}", "reference" if name == "math" else "model", "model", language=code, kind=kind)
+    ]
+    rows += both("odd", "model", None, kind=("hard_prompt", "unread"))
+    found = {row["subcategory"]: row for row in winrate.by_subcategory(rows, repetitions=200, seed=0)}
+    assert list(found) == ["coding", "creative_writing", "math"]
+    assert [(row["questions"], row["win_rate"]) for row in found.values()] == [(24, 1), (24, 1), (24, 0.5)]
+    assert found["coding"]["p_holm"] == pytest.approx(3 * found["coding"]["p_value"])
+    assert winrate.by_subcategory([row | {"category": "", "subcategory": ""} for row in rows], 200, 0) == []

@@ -1,1 +1,1 @@
-"""What croco.report's page is made of: numbers (findings, distributions), words, charts, and the texts it shows."""
+"""What croco.report's page is made of: numbers (findings and what it collects), words (summary), charts, and texts."""

@@ -23,8 +23,10 @@ def draw(numbers: dict[str, Any], stages: Rows) -> dict[str, list[Chart]]:
     """Charts by section; `stages` are the flow's rows over all languages."""
     return {
         "flow": _flow(stages),
+        "benchmark_languages": _benchmark_languages(numbers["benchmark_languages"] or []),
         "benchmarks": _benchmarks(numbers["benchmarks"] or []),
-        "win_rates": _win_rates(numbers["win_rates"]["languages"] if numbers["win_rates"] else []),
+        "win_rates": _win_rates("Win rate by language", (numbers["win_rates"] or {}).get("languages", [])),
+        "subcategories": _win_rates("Win rate by subcategory", (numbers["win_rates"] or {}).get("subcategories", [])),
         "answers": _answers(numbers["answers"]["languages"] if numbers["answers"] else []),
         "rewards": _rewards(numbers["rewards"], numbers["pairs"]),
         "margins": _margins(numbers["pairs"]),
@@ -47,15 +49,33 @@ def _flow(rows: Rows) -> list[Chart]:
     return [(title, plots.bars(title, bars))] if bars else []
 
 
+def _benchmark_languages(rows: Rows) -> list[Chart]:
+    """Each language's mean change over its data sets."""
+    lines = [
+        (
+            wording.name(row["language"]),
+            f"{wording.signed(row['value'], 2)} {wording.SYMBOLS[row['verdict']]}",
+            [_changed(row["value"], row, f"{row['n']} data sets")],
+        )
+        for row in rows
+    ]
+    reach = _reach(rows, "value")
+    title = "Mean change by language"
+    return [(title, plots.intervals(title, lines, low=-reach, high=reach, parity=0))] if lines else []
+
+
 def _benchmarks(rows: Rows) -> list[Chart]:
-    """Changes with their intervals, all languages on one axis around no change."""
-    compared = [row for row in rows if row["verdict"]]
-    ends = [abs(end) for row in compared for end in (row["change"], row["low"], row["high"]) if end is not None]
-    reach = max(ends, default=0) * 1.05 or 1.0
+    """Changes of the data sets' main metrics, all languages on one axis around no change."""
+    compared = [row for row in rows if row["main"] and row["verdict"]]
+    reach = _reach(compared, "change")
     drawn = []
     for code in sorted({row["language"] for row in compared}):
         lines = [
-            (f"{row['benchmark']} {row['metric']}", _before_after(row), [_changed(row)])
+            (
+                f"{row['benchmark']} {row['metric']}",
+                _before_after(row),
+                [_changed(row["change"], row, f"{row['tuned']['n']} iterations")],
+            )
             for row in compared
             if row["language"] == code
         ]
@@ -64,15 +84,19 @@ def _benchmarks(rows: Rows) -> list[Chart]:
     return drawn
 
 
+def _reach(rows: Rows, value: str) -> float:
+    """How far from 0 the axis of changes goes."""
+    ends = [abs(end) for row in rows for end in (row[value], row["low"], row["high"]) if end is not None]
+    return max(ends, default=0) * 1.05 or 1.0
+
+
 def _before_after(row: dict[str, Any]) -> str:
     return f"{row['base']['score']:.1f} → {row['tuned']['score']:.1f} {wording.SYMBOLS[row['verdict']]}"
 
 
-def _changed(row: dict[str, Any]) -> Mark:
-    said = (
-        "no interval" if row["low"] is None else f"{wording.signed(row['low'], 2)} to {wording.signed(row['high'], 2)}"
-    )
-    return Mark("second", row["change"], row["low"], row["high"], f"{wording.signed(row['change'], 2)} ({said})")
+def _changed(value: float, row: dict[str, Any], counted: str) -> Mark:
+    said = f"{wording.signed(value, 2)} ({wording.change(row)}, {counted})"
+    return Mark("second", value, row["low"], row["high"], said)
 
 
 def _percent(series: str, value: float | None, bounds: Sequence[float | None] | None, n: int) -> list[Mark]:
@@ -82,20 +106,24 @@ def _percent(series: str, value: float | None, bounds: Sequence[float | None] | 
     return [] if value is None else [Mark(series, 100 * value, low, high, said)]
 
 
-def _win_rates(rows: Rows) -> list[Chart]:
+def _win_rates(title: str, rows: Rows) -> list[Chart]:
+    rates = zip(("second", "first", "third"), wording.RATES.items(), strict=True)
+    drawn = [(series, rate, f"{prefix}interval_95") for series, (rate, (prefix, *_)) in rates]
     lines = [
         (
-            wording.name(row["language"]),
-            f"{wording.share(row['win_rate'])} {wording.SYMBOLS[row['verdict']]}",
-            _percent("second", row["win_rate"], row["interval_95"], row["questions"])
-            + _percent("first", row.get("length_controlled"), row.get("lc_interval_95"), row["questions"]),
+            wording.name(row["language"]) if "language" in row else row["subcategory"],
+            f"{wording.share(row['win_rate'])} {wording.SYMBOLS[wording.marked(row)]}",
+            [
+                mark
+                for series, rate, bounds in drawn
+                for mark in _percent(series, row[rate], row.get(bounds), row["questions"])
+            ],
         )
         for row in rows
     ]
     marks = [mark for *_, found in lines for mark in found]
     ends = [end for mark in marks for end in (mark.value, mark.low, mark.high) if end is not None]
     reach = min(max([10.0, *(abs(end - 50) for end in ends)]) + 2, 50.0)
-    title = "Win rate by language"
     if not lines:
         return []
     return [(title, plots.intervals(title, lines, low=50 - reach, high=50 + reach, parity=50, unit=" %"))]

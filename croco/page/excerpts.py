@@ -16,6 +16,8 @@ from croco import dataset, rows
 from croco.page.wording import visible
 
 Rows = list[dict[str, Any]]
+FRUGAL = {"batch_readahead": 2, "fragment_readahead": 1}
+"""How far Arrow reads ahead: texts are large, and few of them are kept."""
 
 
 def show(text: str, limit: int) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def _texts(directory: Path, contract: str, language: str, key: str, wanted: set[
     """The rows of `wanted` (language, key), found without keeping others."""
     paths = [str(path) for path in dataset.parts(directory, contract)]
     ids = pa.array(sorted({identity for _, identity in wanted}), pa.string())
-    table = ds.dataset(paths).scanner(filter=ds.field(key).isin(ids), batch_size=1024).to_table()
+    table = ds.dataset(paths).scanner(filter=ds.field(key).isin(ids), batch_size=1024, **FRUGAL).to_table()
     columns = [plain(column.combine_chunks()) for column in table.columns]
     found = [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
     return [row for row in found if (row[language], row[key]) in wanted]

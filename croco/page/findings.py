@@ -3,21 +3,19 @@
 A section is None where its input was not part of the run; no number is ever made up.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import dataset, evidence
-from croco.page import distributions, ledger, wording
-from croco.page.distributions import ALL, Rows
+from croco import dataset
+from croco.page import attached, distributions, evaluations, ledger, wording
+from croco.page.distributions import Rows
 from croco.writer import key_of
 
 Manifests = Sequence[tuple[str, dataset.Manifest]]
 """(name of the input, its manifest), in the order of the flow."""
-SIDES = ("base", "tuned")
 LONGEST = 4000
 """Characters of a name, setting or warning that are kept."""
 
@@ -36,6 +34,7 @@ class Inputs:
     answers_base: Path | None = None
     answers_tuned: Path | None = None
     verdicts: Path | None = None
+    decision: Path | None = None
 
     def named(self) -> list[tuple[str, Path]]:
         """(name, directory) of all that is there, in the order of the flow."""
@@ -52,7 +51,9 @@ def collect(inputs: Inputs, *, bins: int) -> dict[str, Any]:
     rewards, pairs = distributions.rewards(inputs.scores, inputs.pairs, bins)
     answers = inputs.answers_base or inputs.answers_tuned
     benchmarked = inputs.benchmarks_base or inputs.benchmarks_tuned
+    scores = evaluations.benchmarks(inputs.benchmarks_base, inputs.benchmarks_tuned) if benchmarked else None
     found = {
+        "promotion": attached.decision(inputs.decision) if inputs.decision else None,
         "flow": flow(manifests),
         "ledger": ledger.collect(manifests),
         "translations": distributions.translated([m for name, m in manifests if name == "prompts"]) or None,
@@ -60,9 +61,10 @@ def collect(inputs: Inputs, *, bins: int) -> dict[str, Any]:
         "answers": distributions.answered(inputs.answers_base, inputs.answers_tuned) if answers else None,
         "rewards": rewards,
         "pairs": pairs,
-        "training": training(inputs.training) if inputs.training else None,
-        "benchmarks": benchmarks(inputs.benchmarks_base, inputs.benchmarks_tuned) if benchmarked else None,
-        "win_rates": win_rates(inputs.verdicts) if inputs.verdicts else None,
+        "training": attached.training(inputs.training) if inputs.training else None,
+        "benchmarks": scores,
+        "benchmark_languages": evaluations.benchmark_languages(scores) if scores else None,
+        "win_rates": evaluations.win_rates(inputs.verdicts) if inputs.verdicts else None,
         "warnings": warnings(manifests),
         "provenance": provenance(manifests),
     }
@@ -115,71 +117,6 @@ def strangers(manifests: Manifests) -> Rows:
         for source in manifest.inputs
         if source["digest"] not in given.get(source["contract"], {source["digest"]})
     ]
-
-
-def training(directory: Path) -> dict[str, Any]:
-    """Curves from metrics.jsonl: one JSON object a step; `eval_*` beside the metric it belongs to."""
-    manifest, path = dataset.load_manifest(directory), Path(directory) / "metrics.jsonl"
-    listed = [entry["sha256"] for entry in manifest.files if entry["path"] == path.name]
-    if not path.is_file() or [dataset.sha256_file(path)] != listed:
-        raise ValueError(f"{path}: found no such file, or not the one its manifest lists; run `python -m croco train`")
-    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    steps = 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            step = int(record["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}:{number}: found {line[:60]!r}; expected a JSON object with a step") from error
-        steps = max(steps, step)
-        for name, value in record.items():
-            if name not in ("step", "epoch", "eval_epoch") and isinstance(value, int | float):
-                curve = curves.setdefault(name.removeprefix("eval_"), {"train": [], "eval": []})
-                curve["eval" if name.startswith("eval_") else "train"].append((step, value))
-    return {
-        "steps": steps,
-        "method": manifest.config.get("method"),
-        "curves": [{"metric": name, **curve} for name, curve in sorted(curves.items())],
-    }
-
-
-def benchmarks(base: Path | None, tuned: Path | None) -> Rows:
-    """Each score before and after with its 95 % half-width; `verdict` is None where only one of the two is there."""
-    key = ("language", "benchmark", "metric", "task", "split")
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for side, path in zip(SIDES, (base, tuned), strict=True):
-        table = dataset.unique(dataset.read(path, "benchmarks"), "benchmarks", str(path)).to_pylist() if path else []
-        for row in table:
-            entry = found.setdefault(tuple(row[column] for column in key), dict.fromkeys(SIDES))
-            entry[side] = {name: row[name] for name in ("score", "half_width_95")} | {"n": len(row["iterations"])}
-    result = []
-    for names, entry in sorted(found.items(), key=lambda item: item[0]):
-        row = dict(zip(key, names, strict=True)) | entry | {"change": None, "low": None, "high": None, "verdict": None}
-        if entry["base"] and entry["tuned"]:
-            before, after = ((entry[side]["score"], entry[side]["half_width_95"]) for side in SIDES)
-            low, high = evidence.gap(*before, *after)
-            verdict = evidence.verdict(low, high)
-            row |= {"change": after[0] - before[0], "low": low, "high": high, "verdict": verdict}
-        result.append(row)
-    return result
-
-
-def win_rates(directory: Path) -> dict[str, Any]:
-    """What `arena` measured of `model` against `reference`: in `languages`, ALL last, shares in [0, 1], each with what
-    its interval says against parity.
-    """
-    metrics = dataset.load_manifest(directory, "verdicts").metrics
-    found = []
-    for row in _plain(metrics.get("win_rates", [])):
-        low, high = row["interval_95"] or (None, None)
-        lc_low, lc_high = row.get("lc_interval_95") or (None, None)
-        if not all(0 <= value <= 1 for value in (row["win_rate"], low, high) if value is not None):
-            raise ValueError(f"{directory}: found a win rate of {row['win_rate']}; expected shares between 0 and 1")
-        said = {"verdict": evidence.verdict(low, high, 0.5), "lc_verdict": evidence.verdict(lc_low, lc_high, 0.5)}
-        found.append(row | said)
-    found.sort(key=lambda row: (row["language"] == ALL, row["language"]))
-    names = {side: metrics.get(side) or side for side in ("model", "reference")}
-    return names | {"languages": found}
 
 
 def _plain(value: Any) -> Any:

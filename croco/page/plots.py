@@ -1,8 +1,8 @@
 """Plots: numbers -> small inline SVG charts that follow the page's light or dark colours.
 
 Hand-written rather than matplotlib's: a chart is 2 to 6 kB, takes its colours from CSS variables, is 340 units wide so
-that its 12-unit text stays readable on a phone, and names itself (<title>, <desc>) to those who do not see it. First
-and second series differ in shape (hollow circle and filled diamond, solid and dashed line), never in colour alone.
+that its 12-unit text stays readable on a phone, and names itself (<title>, <desc>) to those who do not see it. Series
+differ in shape (hollow circle, filled diamond, hollow square; solid and dashed line), never in colour alone.
 """
 
 import math
@@ -19,7 +19,7 @@ POINTS = 300
 
 @dataclass(frozen=True)
 class Mark:
-    """A value with its interval, as series `first` or `second`; `text` says it in words."""
+    """A value with its interval, as series `first`, `second` or `third`; `text` says it in words."""
 
     series: str
     value: float
@@ -92,7 +92,8 @@ def intervals(
     unit: str = "",
 ) -> Markup:
     """A row each of (label, value in words, marks with their intervals) on one axis from `low` to `high`."""
-    row = 42 if any(len(marks) > 1 for _, _, marks in rows) else 34
+    most = max((len(marks) for _, _, marks in rows), default=1)
+    row = 22 + 10 * most if most > 1 else 34
     height, x = row * len(rows) + 26, _Scale(low, high, 12, WIDTH - 12)
     base = height - 22
     parts = [_ticks_below(x, base, height, unit)]
@@ -160,6 +161,8 @@ def _ticks_below(x: _Scale, base: float, height: int, unit: str = "") -> Markup:
 def _mark(series: str, x: float, y: float) -> Markup:
     if series == "first":
         return Markup('<circle class="dot first" cx="{:.1f}" cy="{:.1f}" r="3.6"/>').format(x, y)
+    if series == "third":
+        return Markup('<path class="dot third" d="M{:.1f} {:.1f}h6.4v6.4h-6.4z"/>').format(x - 3.2, y - 3.2)
     return Markup('<path class="dot second" d="M{:.1f} {:.1f}l4.6 4.6l-4.6 4.6l-4.6-4.6z"/>').format(x, y - 4.6)
 
 

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pytest
@@ -18,9 +18,14 @@ pytestmark = pytest.mark.engine
 TITLES = {
     "Preflight", "Resolve revisions", "Plan translation", "Prepare prompts", "Translate prompts", "Gather prompts",
     "Plan sampling", "Sample answers", "Score answers", "Pair chosen and rejected", "Train the adapter",
-    "Benchmark base", "Benchmark tuned", "Answer arena, base", "Answer arena, tuned", "Judge arena", "Report",
+    "Benchmark base", "Benchmark tuned", "Answer arena, base", "Answer arena, tuned", "Judge arena",
+    "Decide on promotion", "Report",
 }  # fmt: skip
-STAGES = {"prepare", "translate", "sample", "score", "pair", "train", "benchmark", "answer", "arena", "report"}
+PUBLISH = "Publish the model"
+"""The task that runs only where the decision is to promote; what a toy model is worth differs between CPUs."""
+STAGES = {
+    "prepare", "translate", "sample", "score", "pair", "train", "benchmark", "answer", "arena", "promote", "report",
+}  # fmt: skip
 LANGUAGES = {"en", "de", "fr", "es"}
 SMALL = [f"--set={setting}" for setting in ("count=24", "n=16", "workers=2", "benchmark_iterations=2")]
 
@@ -35,8 +40,12 @@ class Flow(NamedTuple):
 
     def manifests(self) -> dict[str, dataset.Manifest]:
         """Output of a task, by its path below `tasks` -> its manifest."""
-        found = [path.parent for path in sorted(self.tasks.rglob(dataset.MANIFEST)) if path.parent.name != "training"]
+        found = [path.parent for path in sorted(self.tasks.rglob(dataset.MANIFEST))]
         return {str(path.relative_to(self.tasks)): dataset.load_manifest(path) for path in found}
+
+    def decision(self) -> dict[str, Any]:
+        """What `promote` found."""
+        return dict(json.loads((self.tasks / "promote" / "decision" / "decision.json").read_text(encoding="utf-8")))
 
 
 def without_cuda_compiler() -> str:
@@ -68,7 +77,7 @@ def run(toy: Path, out: Path, *flags: str) -> Flow:
     assert last == str(out / "report.html")
     states: dict[str, list[str]] = {}
     for title, _, state in (line.partition("  ") for line in lines):
-        if title in TITLES:
+        if title in TITLES | {PUBLISH}:
             states.setdefault(title, []).append(state.strip())
     return Flow(out, next((out / "tasks").iterdir()), states)
 
@@ -92,7 +101,8 @@ def test_the_namespace_has_no_network() -> None:
 
 
 def test_every_task_of_the_pipeline_ran_once_a_share(flow: Flow) -> None:
-    assert set(flow.states) == TITLES
+    assert set(flow.states) - {PUBLISH} == TITLES
+    assert (PUBLISH in flow.states) == flow.decision()["promote"]
     shares = {title: [state.split("  ")[-1] for state in states] for title, states in flow.states.items()}
     assert shares["Translate prompts"] == ["de,es", "fr"]
     assert shares["Sample answers"] == shares["Score answers"] == ["en,fr", "de,es"]
@@ -103,7 +113,7 @@ def test_every_task_of_the_pipeline_ran_once_a_share(flow: Flow) -> None:
 
 def test_every_output_is_whole_and_keeps_the_conservation_law(flow: Flow) -> None:
     found = {dataset.verify(flow.tasks / name).stage for name in flow.manifests()}  # raises for a wrong sum
-    assert found == STAGES
+    assert found - {"publish"} == STAGES
 
 
 def test_rows_pass_from_stage_to_stage(flow: Flow) -> None:
@@ -183,12 +193,31 @@ def test_another_pairing_rule_runs_only_what_follows_from_it(
 ) -> None:
     changed = run(toy, tmp_path / "run", *kept, "--set=rejected_target=min")
     states = {title: {state.split("  ")[0] == "cached" for state in states} for title, states in changed.states.items()}
-    assert set(states) == TITLES
-    assert {title for title, cached in states.items() if cached != {True}} == {
+    assert set(states) - {PUBLISH} == TITLES
+    assert {title for title, cached in states.items() if cached != {True}} - {PUBLISH} == {
         "Preflight", "Resolve revisions", "Pair chosen and rejected", "Train the adapter", "Benchmark tuned",
-        "Answer arena, tuned", "Judge arena", "Report",
+        "Answer arena, tuned", "Judge arena", "Decide on promotion", "Report",
     }  # fmt: skip
     assert (changed.out / "report.html").read_bytes() != (flow.out / "report.html").read_bytes()
+
+
+def test_a_promoted_model_is_published_where_servers_find_it(
+    flow: Flow, kept: list[str], toy: Path, tmp_path: Path
+) -> None:
+    """Asked only in languages in which the judge prefers the tuned model; their shards are in the store already."""
+    (judged,) = [m for m in flow.manifests().values() if m.stage == "arena"]
+    rates = {row["language"]: row["interval_95"] for row in judged.metrics["win_rates"]}
+    better = [code for code in sorted(LANGUAGES) if rates[code][0] > 0.5]
+    assert better, f"the judge prefers the tuned model in no language: {rates}"
+    asked = f"--set=questions_languages={json.dumps(better)}"
+    promoted = run(toy, tmp_path / "run", *kept[:2], asked, "--set=promote_as=croco-flow")
+    assert promoted.decision()["reasons"] == []
+    (location,) = [m.metrics["location"] for m in promoted.manifests().values() if m.stage == "publish"]
+    assert location.startswith(f"{kept[1]}/models/croco-flow/")
+    (trained,) = [path for path in promoted.tasks.rglob("merged") if path.is_dir()]
+    for file in trained.iterdir():
+        assert (Path(location) / file.name).read_bytes() == file.read_bytes()
+    assert "What was checked before it was promoted" in (Path(location) / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_mistake_stops_the_run_with_its_stage_and_reason(toy: Path, tmp_path: Path) -> None:
