@@ -50,7 +50,7 @@ FAILURES = (
     Failure(
         "nvcc",
         r"\bnvcc\b|CUDA_HOME",
-        "on GPUs FlashInfer compiles its kernels: use the euroeval image, which has the compiler, or put nvcc on PATH",
+        "on GPUs FlashInfer compiles its kernels: put nvcc, of the CUDA toolkit that PyTorch was built for, on PATH",
     ),
     Failure(
         "flash_attn",

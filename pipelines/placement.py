@@ -22,8 +22,9 @@ HOME = "/cache"
 STORE_FOLDER = "/etc/croco/store"
 MODELS = "/models"
 VOLUMES = {"cache": HOME, "shared-memory": "/dev/shm"}
-NEVER_CACHED = ("preflight", "resolve", "track")
-"""Tasks that look at what may have changed since (what is there, what a branch names), or tell of the run."""
+NEVER_CACHED = ("preflight", "resolve", "promote", "publish", "track")
+"""Tasks that look at what may have changed since (what is there, what a branch names, which model was promoted last),
+or tell of the run."""
 BACKOFF = {"backoff_duration": "60s", "backoff_factor": 2, "backoff_max_duration": "600s"}
 """Between attempts. Whole seconds: Kubeflow cuts off what is behind the point."""
 STAYS = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
