@@ -17,14 +17,13 @@ def promote(
     decision: Output[Artifact],
     findings: Output[Markdown],
     metrics: Output[Metrics],
-    promoted: dsl.OutputPath(bool),  # type: ignore[valid-type]
     languages: list[str] = [],  # noqa: B006
     questions_languages: list[str] = [],  # noqa: B006
     min_questions: int = 100,
     max_unreadable: float = 0.05,
     name: str = "",
     store: str = "",
-) -> None:
+) -> bool:
     """Whether the tuned model may take the base's place, and why; without a name or a store it is not published."""
     import shutil
     from pathlib import Path
@@ -50,5 +49,5 @@ def promote(
         ),
     )
     shutil.copy(Path(decision.path) / "decision.md", findings.path)
-    Path(promoted).write_text(str(bool(manifest.metrics["promote"] and name and store)).lower(), encoding="ascii")
     scalars.log(manifest, metrics)
+    return bool(manifest.metrics["promote"] and name and store)

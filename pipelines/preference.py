@@ -329,7 +329,8 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             store=store,
             **evaluations,
         )
-        with dsl.If(decided.outputs["promoted"] == True, name="promoted"):  # noqa: E712 - kfp reads the comparison
+        # kfp.local finds a condition's value only under the name that a component's return value has
+        with dsl.If(decided.outputs["Output"] == True, name="promoted"):  # noqa: E712 - kfp reads the comparison
             published = publish(
                 decision=decided.outputs["decision"],
                 trained=trained.outputs["trained"],

@@ -128,6 +128,29 @@ def test_a_loop_gives_each_task_its_share_and_what_other_tasks_found(tmp_path: P
     ]  # fmt: skip
 
 
+@dsl.component(base_image="none", install_kfp_package=False)
+def decide(number: int) -> bool:
+    return number > 2
+
+
+@dsl.pipeline(name="choosing")
+def choosing(number: int) -> Dataset:
+    made = make(number=number).set_display_name("Make things")
+    decided = decide(number=number).set_display_name("Decide")
+    with dsl.If(decided.output == True, name="good"):  # noqa: E712 - kfp reads the comparison
+        check(things=made.outputs["things"], wanted="3 default None").set_display_name("Check")
+    return make(number=5).after(decided).set_display_name("Finish").outputs["things"]
+
+
+@pytest.mark.parametrize(("number", "checked"), [(3, True), (2, False)])
+def test_a_task_behind_a_condition_runs_only_where_it_holds(number: int, checked: bool, tmp_path: Path) -> None:
+    screen = io.StringIO()
+    outputs = local.run(choosing, {"number": number}, tmp_path / "run", screen)
+    titles = [line.split("  ")[0] for line in screen.getvalue().splitlines()]
+    assert ("Check" in titles) == checked and {"Make things", "Decide", "Finish"} <= set(titles)
+    assert Path(outputs["Output"].path).read_text() == "5 default None"
+
+
 def test_a_task_that_fails_in_a_loop_is_named_with_its_share(tmp_path: Path) -> None:
     screen = io.StringIO()
     with pytest.raises(RuntimeError, match=r"^Work: failed; all it printed is in"):

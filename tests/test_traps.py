@@ -149,7 +149,7 @@ def test_a_condition_compares_a_boolean_and_quotes_nothing(package: Package) -> 
         for task in tasks.values()
         if "triggerPolicy" in task
     ]
-    assert conditions == [{"condition": "inputs.parameter_values['pipelinechannel--promote-promoted'] == true"}]
+    assert conditions == [{"condition": "inputs.parameter_values['pipelinechannel--promote-Output'] == true"}]
 
 
 def test_every_task_is_tried_again_by_itself_after_whole_seconds_and_no_group_is(package: Package) -> None:

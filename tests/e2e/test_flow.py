@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pytest
 
-from croco import dataset, pair, sample, score, translate
+from croco import dataset, pair, promote, publish, sample, score, translate
 
 pytestmark = pytest.mark.engine
 
@@ -201,23 +201,37 @@ def test_another_pairing_rule_runs_only_what_follows_from_it(
     assert (changed.out / "report.html").read_bytes() != (flow.out / "report.html").read_bytes()
 
 
-def test_a_promoted_model_is_published_where_servers_find_it(
-    flow: Flow, kept: list[str], toy: Path, tmp_path: Path
-) -> None:
-    """Asked only in languages in which the judge prefers the tuned model; their shards are in the store already."""
-    (judged,) = [m for m in flow.manifests().values() if m.stage == "arena"]
-    rates = {row["language"]: row["interval_95"] for row in judged.metrics["win_rates"]}
-    better = [code for code in sorted(LANGUAGES) if rates[code][0] > 0.5]
-    assert better, f"the judge prefers the tuned model in no language: {rates}"
-    asked = f"--set=questions_languages={json.dumps(better)}"
-    promoted = run(toy, tmp_path / "run", *kept[:2], asked, "--set=promote_as=croco-flow")
-    assert promoted.decision()["reasons"] == []
-    (location,) = [m.metrics["location"] for m in promoted.manifests().values() if m.stage == "publish"]
-    assert location.startswith(f"{kept[1]}/models/croco-flow/")
-    (trained,) = [path for path in promoted.tasks.rglob("merged") if path.is_dir()]
-    for file in trained.iterdir():
-        assert (Path(location) / file.name).read_bytes() == file.read_bytes()
-    assert "What was checked before it was promoted" in (Path(location) / "README.md").read_text(encoding="utf-8")
+def test_a_promoted_model_is_published_where_servers_find_it(flow: Flow, toy: Path, tmp_path: Path) -> None:
+    """Decided by the languages that passed each by itself, for what a toy model is worth differs between CPUs."""
+    checks = flow.decision()["checks"]
+    refused = {check["language"] for check in checks if check["verdict"] != "pass"}
+    passed = tuple(sorted(LANGUAGES - refused))
+    assert passed, f"no language passed: {checks}"
+    found = {
+        "benchmarks_base": "benchmark/scores", "benchmarks_tuned": "benchmark-2/scores",
+        "answers_base": "answer/answers", "answers_tuned": "answer-2/answers", "verdicts": "arena/verdicts",
+    }  # fmt: skip
+    inputs = {name: flow.tasks / path for name, path in found.items()}
+    config = promote.PromoteConfig(languages=passed, questions_languages=passed, min_questions=10)
+    decided = promote.run(**inputs, training=flow.tasks / "train/training", out=tmp_path / "decision", config=config)
+    assert decided.metrics["reasons"] == []
+    published = publish.run(
+        decision=tmp_path / "decision",
+        trained=flow.tasks / "train/trained",
+        benchmarks=inputs["benchmarks_tuned"],
+        answers=inputs["answers_tuned"],
+        verdicts=inputs["verdicts"],
+        base=str(toy / "policy"),
+        data="toy",
+        name="croco-flow",
+        store=str(tmp_path / "store"),
+        out=tmp_path / "published",
+    )
+    location = Path(published.metrics["location"])
+    assert location.parent == tmp_path / "store/models/croco-flow"
+    for file in (flow.tasks / "train/trained/merged").iterdir():
+        assert (location / file.name).read_bytes() == file.read_bytes()
+    assert "What was checked before it was promoted" in (location / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_mistake_stops_the_run_with_its_stage_and_reason(toy: Path, tmp_path: Path) -> None:
