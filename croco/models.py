@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,7 @@ def check_local(path: Path, revision: str | None) -> str:
     if path.is_dir():
         names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
         visible = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-        content = json.dumps([(name.as_posix(), dataset.sha256_file(path / name)) for name in visible])
-        digest = hashlib.sha256(content.encode()).hexdigest()
+        digest = digest_of({name: dataset.sha256_file(path / name) for name in visible})
     elif path.is_file():
         digest = dataset.sha256_file(path)
     else:
@@ -52,6 +51,12 @@ def check_local(path: Path, revision: str | None) -> str:
     if revision and revision.startswith(LOCAL) and revision != LOCAL + digest:
         raise ValueError(f"{path}: found {LOCAL}{digest}; expected {revision}; it was changed since that was noted")
     return digest
+
+
+def digest_of(files: Mapping[Path, str]) -> str:
+    """sha256 of a folder: over the names and contents of its files, given as path within it -> sha256."""
+    content = json.dumps([(name.as_posix(), files[name]) for name in sorted(files)])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def pin(name: str, revision: str | None = None, *, data: bool = False) -> str:

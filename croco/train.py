@@ -187,6 +187,8 @@ def run(
     resumed = _on_nodes(writer, work, job, nodes, model) if nodes else _here(writer, work, job, processes)
     final = _merge(writer, base)
     writer.spent(None).add(tokens_in=encoding.tokens_in(work / "train.arrow") * config.epochs, tokens_out=0)
+    listed = {Path(file["path"]): file["sha256"] for file in writer.files}
+    merged = {path.relative_to("merged"): digest for path, digest in listed.items() if path.parts[0] == "merged"}
     manifest = writer.finish(
         counts,
         models={"base": {**writer.models["base"], "chat_template_sha256": chat.template_sha256(tokenizer)}},
@@ -194,7 +196,7 @@ def run(
             **final,
             "processes": processes,
             "repeated_rows": repeated(numbers["train"], config, processes),
-            "merged_sha256": models.check_local(out / "merged", None),
+            "merged_sha256": models.digest_of(merged),
             "resumed_from": resumed,
         },
     )
