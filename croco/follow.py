@@ -18,6 +18,8 @@ REMIND = 1800.0
 """Seconds after which a state that lasts is said again (ours)."""
 CONSEQUENCE = 120.0
 """Seconds within which one node's failure makes the others fail too (ours)."""
+SIGNALS = 128
+"""Above it, the exit code of a container that a signal ended."""
 TAIL = 60
 """Lines of a failed node's log that are shown: torchrun ends with some 40 of its own (ours)."""
 ERROR = re.compile(r"\s*(?:\w+\.)*(?!ChildFailed)\w*(?:Error|Exception): \S")
@@ -150,34 +152,54 @@ class Faults:
         """The last failure that is none's consequence, in one line with the end of its log, and when it was."""
 
     def new(self, pods: Iterable[Any]) -> list[str]:
-        """What failed since this was last asked, oldest first; of one second, what Kubernetes has a word for."""
+        """What failed since this was last asked, oldest first."""
         failed = [(pod, failure) for pod in pods if (failure := _failure(pod))]
         told = []
-        for pod, (when, reason, what, previous) in sorted(failed, key=lambda pair: (pair[1][0], pair[1][1] == "Error")):
-            if (pod.metadata.name, when) in self.seen:
+        for pod, failure in sorted(failed, key=lambda pair: pair[1].order):
+            if (pod.metadata.name, failure.when) in self.seen:
                 continue
-            self.seen.add((pod.metadata.name, when))
-            fault = f"node {_node(pod)} (pod {pod.metadata.name}) failed: {line(what)}"
-            fault += f"; {REMEDY[reason]}" if reason in REMEDY else ""
-            tail = self.job.log(pod.metadata.name, previous=previous, tail_lines=TAIL)
+            self.seen.add((pod.metadata.name, failure.when))
+            fault = f"node {_node(pod)} (pod {pod.metadata.name}) failed: {line(failure.text)}"
+            fault += f"; {REMEDY[failure.reason]}" if failure.reason in REMEDY else ""
+            tail = self.job.log(pod.metadata.name, previous=failure.previous, tail_lines=TAIL)
             shown = [_visible(text) for text in tail if text.strip()]
-            if (when - self.at).total_seconds() > CONSEQUENCE:
-                self.cause, self.at = "; ".join([fault, *_words(shown)]), when
+            if (failure.when - self.at).total_seconds() > CONSEQUENCE:
+                self.cause, self.at = "; ".join([fault, *_words(shown)]), failure.when
             told.append("\n  ".join([fault, *shown]))
         return told
 
 
-def _failure(pod: Any) -> tuple[datetime, str, str, bool] | None:
-    """When and why a node failed, if it did: the reason's name, what is said of it, whether it was started again."""
+@dataclass(frozen=True)
+class Failure:
+    """When and why a node failed."""
+
+    when: datetime
+    reason: str
+    """Kubernetes's word for it."""
+    text: str
+    killed: bool = False
+    """Whether a signal ended it, as it ends the other nodes once one has failed."""
+    previous: bool = False
+    """Whether the container was started again since."""
+
+    @property
+    def order(self) -> tuple[datetime, bool, bool]:
+        """Oldest first; of one second, as exact as Kubernetes is, what it has a word for, and what no signal ended."""
+        return self.when, self.reason == "Error", self.killed
+
+
+def _failure(pod: Any) -> Failure | None:
+    """Why a node failed, if it did."""
     status = _container(pod)
     ends = [status.state.terminated, status.last_state and status.last_state.terminated] if status else []
     ended = next((end for end in ends if end and end.exit_code), None)
     if pod.status.phase == "Failed" and pod.status.reason:
         when = ended.finished_at if ended else pod.metadata.creation_timestamp
-        return when, pod.status.reason, f"{pod.status.reason}: {pod.status.message}", False
+        return Failure(when, pod.status.reason, f"{pod.status.reason}: {pod.status.message}")
     if ended:
         reason = ended.reason or "no reason given"
-        return ended.finished_at, reason, f"exit code {ended.exit_code} ({reason})", ended is not ends[0]
+        text = f"exit code {ended.exit_code} ({reason})"
+        return Failure(ended.finished_at, reason, text, ended.exit_code > SIGNALS, ended is not ends[0])
     return None
 
 

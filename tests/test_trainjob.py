@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from kubeserver import Cluster, serving
+from kubeserver.node import Node
 
 from croco import follow, nodes, trainjob
 from croco.nodes import Nodes
@@ -174,6 +175,17 @@ time.sleep(0 if second.exists() else 60)
     assert "failed: exit code 1 (Error)\n  no such weights\n" in said
     assert f"train: TrainJob {NAME} failed: FailedJobs: jobset failed" in said
     assert "no such weights; it is made again, from the last checkpoint; 0 times are left" in said
+
+
+def test_of_two_that_fail_within_one_second_the_one_that_was_not_killed_is_the_cause(cluster: Cluster) -> None:
+    for index, code in enumerate([137, 1]):
+        node = Node(NAME, index, [], {}, cluster.folder, 0, "00001", {}, logs=[[]])
+        node.ended = [{"exitCode": code, "reason": "Error", "startedAt": node.created, "finishedAt": node.created}]
+        cluster.nodes.append(node)
+    job = trainjob.TrainJob(trainjob._cluster(), NAME)
+    faults = follow.Faults(job)
+    assert [fault[:6] for fault in faults.new(job.pods())] == ["node 1", "node 0"]
+    assert "exit code 1 (Error)" in faults.cause
 
 
 def test_one_that_fails_as_often_as_it_may_ends_in_the_first_failures_words(cluster: Cluster) -> None:
