@@ -5,8 +5,10 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 # Where a run goes; by default a new folder in runs, and runs/latest points to it.
 OUT ?=
-# An object store for `make bench` to measure beside a folder, s3://bucket/prefix.
-STORE ?=
+# Tests run in this many processes of one thread each: OpenMP's threads wait for each other where cores are shared.
+WORKERS ?= 2
+# Benches to run; all by default.
+BENCH ?=
 # JSON file with the digests of a registry's images, without which a package is compiled for no caching.
 IMAGES ?=
 # Images to build, of cpu, gpu and euroeval; all by default. VARIANT=cpu is for machines without a GPU.
@@ -29,7 +31,7 @@ LINT := .cache/lint
 ALPACA := .cache/alpaca
 
 .DEFAULT_GOAL := help
-.PHONY: help install toy run test test-fast lint format signal chaos bench winrates compile images images-test lock clean
+.PHONY: help install toy run test test-fast lint format signal chaos bench bench-quick winrates compile images images-test lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,10 +70,10 @@ run: toy  ## the whole flow on the toy world; prints the path of its report
 	$(BIN)/python -m pipelines run --toy $(TOY) $(if $(OUT),--out $(OUT))
 
 test: lint toy $(OBJECTSTORE)/installed $(LINT)/installed $(ALPACA)/installed  ## every test, with real vLLM, TRL, EuroEval and kfp.local
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-fast: install $(OBJECTSTORE)/installed $(LINT)/installed $(ALPACA)/installed  ## the tests that need no engine
-	$(BIN)/python -m pytest -m "not engine and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not engine and not browser"
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -88,9 +90,11 @@ signal: toy  ## does the method work: tuned against base and a coin-flipped cont
 chaos: toy $(OBJECTSTORE)/installed  ## kill every stage at random instants; resume; hold the outputs against undisturbed runs
 	PYTHONPATH=tests $(BIN)/python -m chaos --toy $(TOY) --out .cache/chaos
 
-bench: toy  ## what `sample` costs against plain vLLM, in tokens a second; STORE=s3://bucket/prefix measures that too
-	$(BIN)/python tests/bench/sampling.py --policy $(TOY)/policy --source $(TOY)/instructions.jsonl \
-		--out .cache/bench/sampling.json $(if $(STORE),--store $(STORE))
+bench: toy $(OBJECTSTORE)/installed  ## every stage's speed: ours, the released code's procedure, the limit (BENCH="scoring dpo" for some)
+	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH) --toy $(TOY) --out .cache/bench
+
+bench-quick: toy $(OBJECTSTORE)/installed  ## the same at small sizes: does it run, and about where does it stand
+	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH) --toy $(TOY) --out .cache/bench/quick --quick
 
 winrates: install  ## are the win rates right about simulated judges whose biases are known
 	$(BIN)/python tests/bench/winrates.py --out .cache/bench/winrates.json

@@ -1,24 +1,31 @@
 """Candidates: scored answers as columns of numbers, sorted by prompt, language and sample index.
 
-What `pair` and `select` choose from. Keys are integers and texts are only compared, so nine million answers fit in
-memory; the texts of the few that are chosen are read in a pass of their own.
+What `pair` and `select` choose from. Keys are integers; no text is read before it is known which are wanted, and then
+only those are kept. Rows may come in any order and from any number of files: they are put away on disk by slab, a range
+of prompts in all their languages, and chosen from a slab at a time, so that memory does not grow with their number.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from croco import dataset
+from croco.rows import CONTRACTS
+from croco.spill import Spill, scan
 
 INDEX_BITS = 31
 """Bits of a key that hold the sample index (an int32 that is never negative)."""
+SLAB_ROWS = 1 << 18
+"""Answers of a slab, on average: 30 MB while they are chosen from."""
+MOST_SLABS = 256
+"""Each is an open file."""
+KEY = ["prompt_id", "language", "sample_index"]
 
 
 @dataclass(frozen=True)
@@ -31,157 +38,195 @@ class Answers:
     """The prompt in its language: the key without its sample index."""
     prompt: NDArray[np.int64]
     """The prompt, whatever the language."""
-    language: NDArray[np.int64]
-    """Number of the language in Index.languages."""
     reward: NDArray[np.float64]
-    text: NDArray[np.int64]
-    """Equal where the texts are."""
     cut: NDArray[np.bool_]
     """finish_reason is `length`."""
     strange: NDArray[np.bool_]
     """Identified as another language than the one asked for, or as none."""
 
+    def only(self, kept: NDArray[np.bool_]) -> "Answers":
+        """Those where `kept` is true."""
+        return Answers(*(getattr(self, field.name)[kept] for field in fields(self)))
+
 
 class Index:
     """Prompts by number: turns (prompt_id, language, sample_index) into one integer that sorts the same way."""
 
-    def __init__(self, prompts: pa.Table) -> None:
-        self.prompts = dataset.unique(prompts, "prompts")
+    def __init__(self, prompts: pa.Table, answers: int) -> None:
+        """`answers`: how many there are in all, by which prompts are dealt to slabs."""
+        dataset.unique(prompts, "prompts")
         self.ids = pc.unique(prompts["prompt_id"]).sort()
         self.languages = pc.unique(prompts["language"]).sort()
-        place = self._number(prompts["prompt_id"], prompts["language"])
-        self.order = np.argsort(place)
-        self.places = place[self.order]
+        base = pc.list_element(pc.split_pattern(self.languages, "-"), 0)
+        self.bases = pc.unique(base)
+        self._base = pc.index_in(base, self.bases).to_numpy().astype(np.int64)
+        self.places = np.sort(self._number(prompts))
+        self._asked = np.zeros(len(self.ids) * len(self.languages) + 1, bool)
+        self._asked[self.places] = True
+        self.slabs = max(min(-(-answers // SLAB_ROWS), MOST_SLABS, len(self.ids)), 1)
 
-    def _number(self, prompt_id: pa.ChunkedArray, language: pa.ChunkedArray) -> NDArray[np.int64]:
-        prompt = pc.fill_null(pc.index_in(prompt_id, self.ids), -1).to_numpy().astype(np.int64)
-        code = pc.fill_null(pc.index_in(language, self.languages), -1).to_numpy().astype(np.int64)
+    @classmethod
+    def of(cls, prompts: Sequence[Path], samples: Sequence[Path]) -> "Index":
+        """The index of datasets of prompts, for the answers that `samples` have."""
+        answers = sum(dataset.load_manifest(directory, "samples").rows for directory in samples)
+        return cls(dataset.read(prompts, "prompts", ["prompt_id", "language"]), answers)
+
+    def _number(self, table: pa.Table) -> NDArray[np.int64]:
+        """The place of each row; -1 where its prompt or its language is none of these."""
+        prompt, code = _codes(table["prompt_id"], self.ids), _codes(table["language"], self.languages)
         return np.where((prompt < 0) | (code < 0), -1, prompt * len(self.languages) + code)
 
-    def keys(self, table: pa.Table, name: str) -> NDArray[np.int64]:
-        """A row's key. Raises: ValueError where a row belongs to no prompt."""
-        place = self._number(table["prompt_id"], table["language"])
-        strange = ~np.isin(place, self.places)
+    def place(self, table: pa.Table, name: str) -> NDArray[np.int64]:
+        """Each row's prompt in its language. Raises: ValueError where a row belongs to no prompt."""
+        place = self._number(table)
+        strange = ~self._asked[place]
         if strange.any():
             row = table.select(["prompt_id", "language"]).slice(int(strange.argmax()), 1).to_pylist()[0]
-            raise ValueError(f"{name}: found {strange.sum()} rows without a prompt, first {row}; expected none; "
-                             "give every prompts dataset that was sampled")  # fmt: skip
-        return place << INDEX_BITS | table["sample_index"].to_numpy().astype(np.int64)
-
-    def rows(self, place: NDArray[np.int64]) -> pa.Table:
-        """The prompts' rows of these places (a key without its sample index)."""
-        return self.prompts.take(self.order[np.searchsorted(self.places, place)])
-
-
-def load(
-    index: Index, samples: Sequence[Path], scores: Sequence[Path], tally: dataset.Tally
-) -> tuple[Answers, NDArray[np.int64], dict[str, dict[str, int]]]:
-    """(every answer with a finite reward, every place that has an answer, unfit).
-
-    `unfit` says per language how many of all answers are `cut` or in `other_language`.
-
-    Answers without a score, or with one that is not finite, are counted as dropped. Raises: ValueError for a score
-    without an answer, a row without a prompt, or a key that stands twice.
-    """
-    scored = dataset.read(scores, "scores")
-    score_key = index.keys(scored, "scores")
-    order = np.argsort(score_key)
-    score_key, score = score_key[order], scored["reward"].to_numpy()[order].astype(np.float64)
-    columns = ["prompt_id", "language", "sample_index", "text", "finish_reason", "identified"]
-    parts = [_part(index, pq.read_table(path, columns=columns)) for path in _progress(samples, "reading answers")]
-    key, text, cut, strange = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(key)
-    key, text, cut, strange = key[order], text[order], cut[order], strange[order]
-    for name, keys in [("scores", score_key), ("samples", key)]:
-        if twice := int((np.diff(keys) == 0).sum()):
             raise ValueError(
-                f"{name}: found {twice} rows whose (prompt_id, language, sample_index) is another's; expected 0"
+                f"{name}: found a row without a prompt, {row}; expected none; "
+                "give every prompts dataset that was sampled"
             )
-    reward = np.full(len(key), np.nan)
-    found = np.isin(key, score_key, assume_unique=True)
-    orphans = ~np.isin(score_key, key, assume_unique=True)
-    if orphans.any():
-        raise ValueError(
-            f"scores: found {orphans.sum()} of {len(score_key)} rows without an answer; expected 0; "
-            "give every samples dataset that was scored"
+        return place
+
+    def keys(self, table: pa.Table, name: str) -> NDArray[np.int64]:
+        """A row's key. Raises: as place."""
+        return self.place(table, name) << INDEX_BITS | table["sample_index"].to_numpy().astype(np.int64)
+
+    def slab(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The slab of each place; it does not fall as places rise, and all languages of a prompt are in one."""
+        return place // len(self.languages) * self.slabs // len(self.ids)
+
+    def scores(self, scores: pa.Table) -> pa.Table:
+        """key and reward of rows of scores."""
+        return pa.table({"key": self.keys(scores, "scores"), "reward": scores["reward"]})
+
+    def answers(self, samples: pa.Table) -> pa.Table:
+        """key, cut and strange of rows of samples."""
+        key = self.keys(samples, "samples")
+        asked = self._base[(key >> INDEX_BITS) % len(self.languages)]
+        strange = _codes(samples["identified"], self.bases) != asked
+        cut = _codes(samples["finish_reason"], pa.array(["length"])) == 0
+        return pa.table({"key": key, "cut": cut, "strange": strange})
+
+
+def _codes(column: pa.ChunkedArray, values: pa.Array) -> NDArray[np.int64]:
+    """The place in `values` of each value of `column`, -1 where it is null or not among them."""
+    column = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
+    column = column.unify_dictionaries().combine_chunks()
+    codes = pc.fill_null(pc.index_in(column.dictionary, values), -1).to_numpy().astype(np.int64)
+    return np.append(codes, -1)[pc.fill_null(column.indices, -1).to_numpy()]
+
+
+class Candidates:
+    """The answers of `samples` and the rewards of `scores`, put away in `folder` by slab."""
+
+    def __init__(self, index: Index, samples: Sequence[Path], scores: Sequence[Path], folder: Path) -> None:
+        """Raises: ValueError for a row without a prompt."""
+        self.index, self.samples, self.folder = index, samples, folder
+        self.unfit = {code: {"cut": 0, "other_language": 0} for code in index.languages.to_pylist()}
+        """Per language how many of the answers that `load` gave are cut or in another language, scored or not."""
+        self._scores = Spill(folder / "scores", pa.schema({"key": pa.int64(), "reward": pa.float32()}))
+        self._answers = Spill(
+            folder / "answers", pa.schema({"key": pa.int64(), "cut": pa.bool_(), "strange": pa.bool_()})
         )
-    reward[found] = score
-    keep = np.isfinite(reward)
-    if not keep.any():
-        raise ValueError(
-            f"scores: found no finite reward for any of {len(key)} answers; expected some; run score again"
-        )
-    place = key >> INDEX_BITS
-    language = place % len(index.languages)
-    unfit = {}
-    for number, code in enumerate(index.languages.to_pylist()):
-        here = language == number
-        tally.take(code, int(here.sum()))
-        tally.drop(code, "unscored", int((here & ~found).sum()))
-        tally.drop(code, "reward_not_finite", int((here & found & ~keep).sum()))
-        tally.keep(code, int((here & keep).sum()))
-        unfit[code] = {"cut": int((here & cut).sum()), "other_language": int((here & strange).sum())}
-    columns_kept = (
-        column[keep] for column in (key, place, place // len(index.languages), language, reward, text, cut, strange)
-    )
-    return Answers(*columns_kept), np.unique(place), unfit
+        for spill, directories, contract, columns, narrow in [
+            (self._scores, scores, "scores", ["reward"], index.scores),
+            (self._answers, samples, "samples", ["finish_reason", "identified"], index.answers),
+        ]:
+            for table in scan(directories, contract, [*KEY, *columns], narrow, f"reading {contract}"):
+                spill.add(index.slab(table["key"].to_numpy() >> INDEX_BITS), table)
+
+    def load(self, tally: dataset.Tally) -> Iterator[tuple[Answers, NDArray[np.int64]]]:
+        """Slab by slab: (every answer with a finite reward, every place that has an answer).
+
+        Answers without a score, or with one that is not finite, are counted as dropped. Raises, at the end: ValueError
+        for a score without an answer, a key that stands twice, or if no reward is finite.
+        """
+        twice, scored, orphans, finite = Counter[str](), 0, 0, 0
+        for slab in range(self.index.slabs):
+            every, score_key = self._join(slab)
+            for name, key in [("scores", score_key), ("samples", every.key)]:
+                twice[name] += int((np.diff(key) == 0).sum())
+            scored += len(score_key)
+            orphans += int((~_among(score_key, every.key)).sum())
+            answers = every.only(np.isfinite(every.reward))
+            finite += len(answers.key)
+            self._count(every, _among(every.key, score_key), tally)
+            yield answers, np.unique(every.place)
+        for name, number in twice.items():
+            if number:
+                raise ValueError(
+                    f"{name}: found {number} rows whose (prompt_id, language, sample_index) is another's; expected 0"
+                )
+        if orphans:
+            raise ValueError(
+                f"scores: found {orphans} of {scored} rows without an answer; expected 0; "
+                "give every samples dataset that was scored"
+            )
+        if not finite:
+            raise ValueError(
+                f"scores: found no finite reward for any of {sum(tally.taken.values())} answers; expected some; "
+                "run score again"
+            )
+
+    def read(self, slab: int) -> Answers:
+        """Every answer of a slab with a finite reward."""
+        every, _ = self._join(slab)
+        return every.only(np.isfinite(every.reward))
+
+    def _join(self, slab: int) -> tuple[Answers, NDArray[np.int64]]:
+        """(every answer of a slab, its reward nan without a score, every key of its scores)."""
+        scores, answers = (spill.read(slab).sort_by("key") for spill in (self._scores, self._answers))
+        key, score_key = answers["key"].to_numpy(), scores["key"].to_numpy()
+        reward, found = np.full(len(key), np.nan), _among(key, score_key)
+        reward[found] = scores["reward"].to_numpy()[np.searchsorted(score_key, key[found])]
+        place = key >> INDEX_BITS
+        cut, strange = (answers[name].to_numpy() for name in ("cut", "strange"))
+        return Answers(key, place, place // len(self.index.languages), reward, cut, strange), score_key
+
+    def _count(self, every: Answers, found: NDArray[np.bool_], tally: dataset.Tally) -> None:
+        finite, language = np.isfinite(every.reward), every.place % len(self.index.languages)
+        for number, code in enumerate(self.index.languages.to_pylist()):
+            here = language == number
+            tally.take(code, int(here.sum()))
+            tally.drop(code, "unscored", int((here & ~found).sum()))
+            tally.drop(code, "reward_not_finite", int((here & found & ~finite).sum()))
+            tally.keep(code, int((here & finite).sum()))
+            self.unfit[code]["cut"] += int((here & every.cut).sum())
+            self.unfit[code]["other_language"] += int((here & every.strange).sum())
+
+    def texts(self, keys: NDArray[np.int64], name: str) -> Spill:
+        """The texts of `keys` (sorted, each once) by slab, as rows of key and text; one pass over the samples."""
+        spill = Spill(self.folder / name, pa.schema({"key": pa.int64(), "text": pa.string()}))
+
+        def wanted(table: pa.Table) -> pa.Table:
+            key = self.index.keys(table, "samples")
+            here = _among(key, keys)
+            return pa.table({"key": key[here], "text": table["text"].filter(pa.array(here))})
+
+        for table in scan(self.samples, "samples", [*KEY, "text"], wanted, "reading chosen texts"):
+            spill.add(self.index.slab(table["key"].to_numpy() >> INDEX_BITS), table)
+        return spill
+
+    def prompts(self, prompts: Sequence[Path], places: NDArray[np.int64], columns: Sequence[str]) -> Spill:
+        """`columns` of the prompts of `places` (sorted, each once) by slab, with their place."""
+        fields = [CONTRACTS["prompts"].schema.field(name) for name in columns]
+        spill = Spill(self.folder / "prompts", pa.schema([pa.field("place", pa.int64()), *fields]))
+
+        def wanted(table: pa.Table) -> pa.Table:
+            place = self.index.place(table, "prompts")
+            here = _among(place, places)
+            table = table.filter(pa.array(here)).select(columns).cast(pa.schema(fields))
+            return table.add_column(0, "place", pa.array(place[here]))
+
+        for table in scan(prompts, "prompts", ["prompt_id", "language", *columns], wanted, "reading prompts"):
+            spill.add(self.index.slab(table["place"].to_numpy()), table)
+        return spill
 
 
-def count_pools(
-    unit: str,
-    index: Index,
-    pool: str,
-    answered: NDArray[np.int64],
-    scored: NDArray[np.int64],
-    outcome: NDArray[np.intp],
-    reasons: Mapping[int, str],
-) -> dataset.Tally:
-    """What became of every prompt's pool, by language; `pool` is `language`, or `all` (counted under None).
-
-    `answered` are the places with an answer; `scored` [pools] those pools with a finite reward, in order, and `outcome`
-    [pools] what became of them: a key of `reasons` is a drop, anything else is kept.
-    """
-    tally, number = dataset.Tally(unit), len(index.languages)
-    asked = index.places
-    if pool == "all":
-        asked, answered = np.unique(asked // number), np.unique(answered // number)
-    for at, code in enumerate(index.languages.to_pylist() if pool == "language" else [None]):
-        every, some, ends = (
-            places[places % number == at] if pool == "language" else places for places in (asked, answered, scored)
-        )
-        here = outcome[scored % number == at] if pool == "language" else outcome
-        dropped = np.isin(here, list(reasons))
-        tally.take(code, len(every))
-        tally.keep(code, int((~dropped).sum()))
-        tally.drop(code, "no_answer", len(every) - len(some))
-        tally.drop(code, "none_scored", len(some) - len(ends))
-        for key, reason in reasons.items():
-            tally.drop(code, reason, int((here == key).sum()))
-    return tally
-
-
-def _progress(samples: Sequence[Path], what: str) -> Iterable[Path]:
-    from tqdm import tqdm
-
-    return tqdm(list(dataset.parts(samples, "samples")), desc=what, unit="file", disable=None)
-
-
-def texts_of(index: Index, samples: Sequence[Path], keys: NDArray[np.int64]) -> pa.Array:
-    """The texts of `keys` (sorted, each once), in their order; one pass over the samples, only these kept in memory."""
-    found, texts = [], []
-    for path in _progress(samples, "reading chosen texts"):
-        table = pq.read_table(path, columns=["prompt_id", "language", "sample_index", "text"])
-        part = index.keys(table, "samples")
-        wanted = np.isin(part, keys)
-        found.append(part[wanted])
-        texts.append(table["text"].filter(pa.array(wanted)).combine_chunks())
-    return pa.chunked_array(texts, pa.string()).combine_chunks().take(np.argsort(np.concatenate(found)))
-
-
-def _part(index: Index, table: pa.Table) -> tuple[NDArray[Any], ...]:
-    """(key, text number, cut, in another language) of a part of samples; equal texts have equal numbers."""
-    text = np.fromiter(map(hash, table["text"].to_pylist()), np.int64, len(table))
-    cut = pc.equal(table["finish_reason"], "length").to_numpy()
-    base = pa.chunked_array([pc.list_element(pc.split_pattern(table["language"].combine_chunks(), "-"), 0)])
-    strange = pc.fill_null(pc.not_equal(table["identified"], base), True).to_numpy()
-    return index.keys(table, "samples"), text, cut, strange
+def _among(values: NDArray[np.int64], sorted_values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of `values` are among `sorted_values`."""
+    if not len(sorted_values):
+        return np.zeros(len(values), bool)
+    found = np.searchsorted(sorted_values, values)
+    return sorted_values[np.minimum(found, len(sorted_values) - 1)] == values

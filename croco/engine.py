@@ -229,6 +229,7 @@ def settings(length: int) -> dict[str, Any]:
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     return {
         "kv_cache_memory_bytes": 2**30,
+        "block_size": 32,  # the smallest: what of a shared prefix does not fill a block is computed again
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(8192, length),
         "enforce_eager": True,

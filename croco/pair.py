@@ -4,12 +4,13 @@
 
 A pool is the answers to one prompt, in one language or over all of them. Chosen is its highest reward; rejected is the
 answer, among those with a reward strictly below, whose reward is nearest to mean - 2 standard deviations. Ties go to
-the smallest (language, sample_index). No text is read but to tell equal answers apart and to write the pairs out.
+the smallest (language, sample_index). Texts are read of the answers that were chosen, to write the pairs out, and of a
+whole pool only where the two turn out to be the same.
 """
 
 import math
-from collections import Counter
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from croco import checks, dataset, rows
-from croco.candidates import INDEX_BITS, Answers, Index, count_pools, load, texts_of
+from croco.candidates import INDEX_BITS, Answers, Candidates, Index
+from croco.pools import NOTHING, PAIRED, REASONS, Selection, choose, count_pools, together
+from croco.rows import CONTRACTS
+from croco.spill import Spill, parts, scratch
 from croco.writer import Writer
 
 VERSION = 1
@@ -27,8 +31,6 @@ SMALL_POOL = 16
 """Below this many answers the rule all but becomes best against worst (simulated: P = .96 at 16, 1.0 at 8)."""
 
 PART_ROWS = 20_000
-PAIRED, NOT_CHOOSABLE, NO_LOWER_REWARD, SAME_TEXT = range(4)
-REASONS = {NOT_CHOOSABLE: "none_choosable", NO_LOWER_REWARD: "no_lower_reward", SAME_TEXT: "same_text"}
 
 
 @dataclass(frozen=True)
@@ -61,75 +63,85 @@ class PairConfig:
             raise ValueError(f"k: found {self.k}; expected a positive number of standard deviations")
 
 
-def choose(
-    rewards: NDArray[np.float64], texts: NDArray[np.int64], choosable: NDArray[np.bool_], config: PairConfig
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Chosen column, rejected column and outcome (PAIRED or a key of REASONS) of each pool.
-
-    All arguments are [pools, answers], answers in order of (language, sample_index); `texts` are numbers that are
-    equal where the answers' texts are; a row of `choosable` says which answers may be chosen. Where the outcome is not
-    PAIRED the columns mean nothing. Source: paper Eq. 2.
-    """
-    pools = np.arange(len(rewards))
-    chosen = np.where(choosable, rewards, -np.inf).argmax(axis=1)
-    best = rewards[pools, chosen][:, None]
-    if config.rejected_target == "mean-2std":
-        target = rewards.mean(axis=1) - config.k * rewards.std(axis=1)
-    elif config.rejected_target == "q1":
-        target = np.percentile(rewards, 25, axis=1)
-    else:
-        target = rewards.min(axis=1)
-    lower = rewards < best
-    allowed = lower & (texts != texts[pools, chosen][:, None])
-    rejected = np.where(allowed, np.abs(rewards - target[:, None]), np.inf).argmin(axis=1)
-    outcome = np.select(
-        [~choosable.any(axis=1), ~lower.any(axis=1), ~allowed.any(axis=1)],
-        [NOT_CHOOSABLE, NO_LOWER_REWARD, SAME_TEXT],
-        PAIRED,
-    )
-    return chosen, rejected, outcome
+Pools = tuple[NDArray[np.int64], NDArray[np.intp]]
+"""Pools in order, and what became of each: PAIRED or a key of REASONS."""
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Per pair [pairs]: positions in Answers of chosen and rejected, and the pool's statistics."""
-
-    chosen: NDArray[np.intp]
-    rejected: NDArray[np.intp]
-    size: NDArray[np.intp]
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-    worst: NDArray[np.bool_]
-    """Whether rejected has the pool's lowest reward."""
-
-
-def select(answers: Answers, config: PairConfig) -> tuple[Selection, NDArray[np.int64], NDArray[np.intp]]:
-    """The pairs, in the answers' order; and the pools with the outcome of each."""
-    pool = answers.place if config.pool == "language" else answers.prompt
+def select(answers: Answers, config: PairConfig, texts: NDArray[np.int64] | None = None) -> tuple[Selection, Pools]:
+    """The pairs of pools that are whole; `texts` [answers] as in `choose`, None: no two are equal."""
+    pool, keys = _pool(answers, config), answers.key
+    texts = np.arange(len(keys)) if texts is None else texts
     choosable = ~(answers.cut & (not config.cut_may_win)) & ~(answers.strange & (config.language_guard == "exclude"))
     first = np.flatnonzero(np.diff(pool, prepend=-1))
     sizes = np.diff(first, append=len(pool))
     outcomes = np.empty(len(first), np.intp)
-    selections = []
+    selections = [NOTHING]
     for size in np.unique(sizes):  # pools of one size are one matrix
         pools = np.flatnonzero(sizes == size)
         members = first[pools][:, None] + np.arange(size)
-        chosen, rejected, outcome = choose(answers.reward[members], answers.text[members], choosable[members], config)
+        chosen, rejected, outcome = choose(
+            answers.reward[members], texts[members], choosable[members], config.rejected_target, config.k
+        )
         outcomes[pools] = outcome
         paired = np.flatnonzero(outcome == PAIRED)
-        members, chosen, rejected = members[paired], chosen[paired], rejected[paired]
-        rewards, row = answers.reward[members], np.arange(len(paired))
-        worst = rewards[row, rejected] == rewards.min(axis=1, initial=np.inf)
+        members, row = members[paired], np.arange(len(paired))
+        rewards, best, worst = answers.reward[members], members[row, chosen[paired]], members[row, rejected[paired]]
         selections.append(
             Selection(
-                members[row, chosen], members[row, rejected], np.full(len(row), size), rewards.mean(axis=1),
-                rewards.std(axis=1), worst,
+                pool[best], keys[best], keys[worst], answers.reward[best], answers.reward[worst],
+                np.full(len(row), size), rewards.mean(axis=1), rewards.std(axis=1),
+                answers.reward[worst] == rewards.min(axis=1, initial=np.inf),
             )
         )  # fmt: skip
-    names = [field.name for field in fields(Selection)]
-    columns = [np.concatenate([getattr(selection, name) for selection in selections]) for name in names]
-    order = np.argsort(pool[columns[0]])
-    return Selection(*(column[order] for column in columns)), pool[first], outcomes
+    return together(selections), (pool[first], outcomes)
+
+
+def _pool(answers: Answers, config: PairConfig) -> NDArray[np.int64]:
+    return answers.place if config.pool == "language" else answers.prompt
+
+
+def settle(
+    candidates: Candidates, selection: Selection, pools: Pools, texts: Spill, config: PairConfig
+) -> tuple[Selection, Pools, list[Spill]]:
+    """The pairs and pools that there are with texts compared, and where their texts are.
+
+    A pool whose rejected answer turns out to have the text of the chosen one is chosen from again, by all its texts.
+    """
+    same = [np.empty(0, bool)]
+    for slab, part in _by_slab(candidates.index, selection):
+        chosen, rejected = _sides(part, texts.read(slab).sort_by("key"))
+        same.append(pc.equal(chosen, rejected).to_numpy(zero_copy_only=False))
+    again = selection.only(np.concatenate(same))
+    if not len(again.pool):
+        return selection, pools, [texts]
+
+    def members(slab: int) -> Answers:
+        answers = candidates.read(slab)
+        return answers.only(np.isin(_pool(answers, config), again.pool))
+
+    slabs = [slab for slab, _ in _by_slab(candidates.index, again)]
+    whole = candidates.texts(np.concatenate([members(slab).key for slab in slabs]), "pools")
+    found, (numbers, outcomes) = [selection.only(~np.concatenate(same))], pools
+    for slab in slabs:
+        text = whole.read(slab).sort_by("key")["text"].combine_chunks().dictionary_encode()
+        pairs, (here, became) = select(members(slab), config, text.indices.to_numpy())
+        outcomes[np.searchsorted(numbers, here)] = became
+        found.append(pairs)
+    return together(found), (numbers, outcomes), [texts, whole]
+
+
+def _by_slab(index: Index, selection: Selection) -> Iterator[tuple[int, Selection]]:
+    """(slab, its pairs) where there are any."""
+    slabs = index.slab(selection.chosen >> INDEX_BITS)
+    for slab in np.unique(slabs).tolist():
+        yield slab, selection.only(slabs == slab)
+
+
+def _sides(selection: Selection, texts: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """The texts of chosen and rejected; `texts` are sorted by key."""
+    keys, texts = texts["key"].to_numpy(), texts["text"].combine_chunks()
+    chosen, rejected = (texts.take(np.searchsorted(keys, side)) for side in (selection.chosen, selection.rejected))
+    return chosen, rejected
 
 
 def run(
@@ -157,38 +169,67 @@ def run(
     writer = Writer(out, "pairs", stage="pair", version=VERSION, config=config, inputs=inputs, store=store)
     if writer.done:
         return writer.done
-    index, tally = Index(dataset.read(prompts, "prompts")), dataset.Tally("answers")
-    answers, answered, unfit = load(index, samples, scores, tally)
-    selection, scored, outcomes = select(answers, config)
-    pools = count_pools("pairs", index, config.pool, answered, scored, outcomes, REASONS)
-    if config.rejected_target == "mean-2std" and len(selection.size) and np.median(selection.size) < SMALL_POOL:
-        writer.warn(
-            f"pools have {np.median(selection.size):.0f} answers (median); below {SMALL_POOL} the rule mean - k * std "
-            f"degenerates to best against worst: here {selection.worst.mean():.0%} of the rejected are the worst"
+    return work(writer, Index.of(prompts, samples), prompts, samples, scores, config)
+
+
+def work(
+    writer: Writer, index: Index, prompts: list[Path], samples: list[Path], scores: list[Path], config: PairConfig
+) -> dataset.Manifest:
+    """Make the pairs of every slab of `index`, and finish."""
+    tally = dataset.Tally("answers")
+    with scratch(writer.out) as folder:
+        candidates = Candidates(index, samples, scores, folder)
+        selection, pools, answered = _select(candidates, tally, config)
+        wanted = np.unique(np.r_[selection.chosen, selection.rejected])
+        selection, pools, texts = settle(candidates, selection, pools, candidates.texts(wanted, "texts"), config)
+        if config.rejected_target == "mean-2std" and len(selection.size) and np.median(selection.size) < SMALL_POOL:
+            writer.warn(
+                f"pools have {np.median(selection.size):.0f} answers (median); below {SMALL_POOL} the rule mean - k * "
+                "std degenerates to best against worst: "
+                f"here {selection.worst.mean():.0%} of the rejected are the worst"
+            )
+        asked = np.unique(_asked(index, selection, config))
+        turns = candidates.prompts(prompts, asked, ["prompt_id", "language", "messages", "domain", "split"])
+        tables = (
+            tabulate(index, part, turns.read(slab), pa.concat_tables([spill.read(slab) for spill in texts]), config)
+            for slab, part in _by_slab(index, selection)
         )
-    wanted = np.unique(answers.key[np.r_[selection.chosen, selection.rejected]])
-    texts = texts_of(index, samples, wanted)
-    for start in range(0, len(selection.chosen), PART_ROWS):
-        writer.add(tabulate(index, answers, selection, slice(start, start + PART_ROWS), wanted, texts, config))
-    metrics = summarize(index, answers, selection) | {"not_fit_to_win": unfit}
-    return writer.finish([*pools.counts(), *tally.counts()], metrics=metrics)
+        for table in parts(tables, PART_ROWS):
+            writer.add(table)
+    counts = count_pools("pairs", index, config.pool, answered, *pools, REASONS)
+    metrics = summarize(index, selection) | {"not_fit_to_win": candidates.unfit}
+    return writer.finish([*counts.counts(), *tally.counts()], metrics=metrics)
 
 
-def tabulate(
-    index: Index,
-    answers: Answers,
-    selection: Selection,
-    part: slice,
-    wanted: NDArray[np.int64],
-    texts: pa.Array,
-    config: PairConfig,
-) -> pa.Table:
-    """The pairs of `part` as rows; `texts` are those of the keys `wanted` (sorted)."""
-    chosen, rejected = selection.chosen[part], selection.rejected[part]
-    prompt = index.rows(answers.place[rejected if config.prompt_source == "rejected" else chosen])
+def _select(
+    candidates: Candidates, tally: dataset.Tally, config: PairConfig
+) -> tuple[Selection, Pools, NDArray[np.int64]]:
+    """The pairs and pools of all slabs, as though no two texts were equal, and every place that has an answer."""
+    selections, numbers, outcomes, answered = [], [], [], []
+    for answers, places in candidates.load(tally):
+        selection, (pool, outcome) = select(answers, config)
+        selections.append(selection)
+        numbers.append(pool)
+        outcomes.append(outcome)
+        answered.append(places)
+    return together(selections), (np.concatenate(numbers), np.concatenate(outcomes)), np.concatenate(answered)
+
+
+def _asked(index: Index, selection: Selection, config: PairConfig) -> NDArray[np.int64]:
+    """The place of each pair's prompt."""
     if config.prompt_source == "random" and config.pool == "all":
-        prompt = index.rows(_random_places(index, answers.prompt[chosen], config.seed))
-    chosen_language, rejected_language = (index.languages.take(answers.language[side]) for side in (chosen, rejected))
+        return _random_places(index, selection.pool, config.seed)
+    return (selection.rejected if config.prompt_source == "rejected" else selection.chosen) >> INDEX_BITS
+
+
+def tabulate(index: Index, selection: Selection, prompts: pa.Table, texts: pa.Table, config: PairConfig) -> pa.Table:
+    """The pairs as rows; `prompts` and `texts` are theirs, by place and key."""
+    prompts = prompts.sort_by("place")
+    prompt = prompts.take(np.searchsorted(prompts["place"].to_numpy(), _asked(index, selection, config)))
+    chosen_language, rejected_language = (
+        index.languages.take((side >> INDEX_BITS) % len(index.languages))
+        for side in (selection.chosen, selection.rejected)
+    )
     pool = pa.scalar("all") if config.pool == "all" else chosen_language
     columns = {
         "pair_id": pc.binary_join_element_wise(prompt["prompt_id"].combine_chunks(), pool, "/"),
@@ -197,17 +238,17 @@ def tabulate(
         "prompt": prompt["messages"],
         "chosen_language": chosen_language,
         "rejected_language": rejected_language,
-        "pool_size": selection.size[part].astype(np.int32),
-        "reward_mean": selection.mean[part].astype(np.float32),
-        "reward_std": selection.std[part].astype(np.float32),
+        "pool_size": selection.size.astype(np.int32),
+        "reward_mean": selection.mean.astype(np.float32),
+        "reward_std": selection.std.astype(np.float32),
         "domain": prompt["domain"],
         "split": prompt["split"],
     }
-    for name, side in [("chosen", chosen), ("rejected", rejected)]:
-        columns[name] = texts.take(np.searchsorted(wanted, answers.key[side]))
-        columns[f"{name}_reward"] = answers.reward[side].astype(np.float32)
-        columns[f"{name}_index"] = (answers.key[side] & (2**INDEX_BITS - 1)).astype(np.int32)
-    return pa.table(columns)
+    columns["chosen"], columns["rejected"] = _sides(selection, texts.sort_by("key"))
+    for name in ("chosen", "rejected"):
+        columns[f"{name}_reward"] = getattr(selection, f"{name}_reward").astype(np.float32)
+        columns[f"{name}_index"] = (getattr(selection, name) & (2**INDEX_BITS - 1)).astype(np.int32)
+    return pa.table(columns).select(CONTRACTS["pairs"].schema.names)
 
 
 def _random_places(index: Index, prompts: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -219,14 +260,14 @@ def _random_places(index: Index, prompts: NDArray[np.int64], seed: int) -> NDArr
     return index.places[starts + (coins * (ends - starts)).astype(np.int64)]
 
 
-def summarize(index: Index, answers: Answers, selection: Selection) -> dict[str, Any]:
+def summarize(index: Index, selection: Selection) -> dict[str, Any]:
     """Mean margin (reward units), share of rejected that are the pool's worst, and who won against whom."""
-    names = index.languages.to_pylist()
-    chosen, rejected = selection.chosen, selection.rejected
-    both = zip(answers.language[chosen], answers.language[rejected], strict=True)
-    margin = answers.reward[chosen] - answers.reward[rejected]
+    names, number = index.languages.to_pylist(), len(index.languages)
+    sides = (selection.chosen >> INDEX_BITS) % number * number + (selection.rejected >> INDEX_BITS) % number
+    mix = dict(zip(*(column.tolist() for column in np.unique(sides, return_counts=True)), strict=True))
+    margin = selection.chosen_reward - selection.rejected_reward
     return {
         "margin_mean": float(margin.mean()) if len(margin) else None,
         "rejected_is_worst": float(selection.worst.mean()) if len(margin) else None,
-        "language_mix": dict(sorted(Counter(f"{names[c]}>{names[r]}" for c, r in both).items())),
+        "language_mix": {f"{names[both // number]}>{names[both % number]}": n for both, n in mix.items()},
     }

@@ -9,17 +9,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from croco import checks, dataset
-from croco.candidates import Index, count_pools, load, texts_of
+from croco.candidates import INDEX_BITS, Answers, Candidates, Index
+from croco.pools import count_pools
 from croco.rows import CONTRACTS
+from croco.spill import parts, scratch
 from croco.writer import Writer
 
-VERSION = 1
+VERSION = 2
+PART_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,9 @@ def run(
     writer = Writer(out, "sft", stage="select", version=VERSION, config=config, inputs=inputs, store=store)
     if writer.done:
         return writer.done
-    table = dataset.unique(dataset.read(prompts, "prompts"), "prompts")
-    rows, counts = best(table, samples, scores, config) if samples else references(table)
+    if samples:
+        return writer.finish(best(prompts, samples, scores, config, writer))
+    rows, counts = references(dataset.unique(dataset.read(prompts, "prompts"), "prompts"))
     writer.add(rows)
     return writer.finish(counts)
 
@@ -86,22 +92,35 @@ def references(prompts: pa.Table) -> tuple[pa.Table, list[dataset.Count]]:
 
 
 def best(
-    prompts: pa.Table, samples: list[Path], scores: list[Path], config: SelectConfig
-) -> tuple[pa.Table, list[dataset.Count]]:
-    """The best answer of each pool, as SFT rows; ties go to the smallest (language, sample_index)."""
-    index, tally = Index(prompts), dataset.Tally("answers")
-    answers, answered, _ = load(index, samples, scores, tally)
+    prompts: list[Path], samples: list[Path], scores: list[Path], config: SelectConfig, writer: Writer
+) -> list[dataset.Count]:
+    """Write the best answer of each pool as SFT rows; ties go to the smallest (language, sample_index)."""
+    index, tally = Index.of(prompts, samples), dataset.Tally("answers")
+    with scratch(writer.out) as folder:
+        candidates = Candidates(index, samples, scores, folder)
+        found = [(*_best(answers, config), answered) for answers, answered in candidates.load(tally)]
+        key, reward, pool, cut, answered = (np.concatenate(column) for column in zip(*found, strict=True))
+        pools = count_pools("rows", index, config.pool, answered, pool, cut.astype(np.intp), {1: "none_choosable"})
+        key, reward = key[~cut], reward[~cut]
+        texts = candidates.texts(key, "texts")
+        turns = candidates.prompts(prompts, key >> INDEX_BITS, ["prompt_id", "language", "split", "messages"])
+        slabs = index.slab(key >> INDEX_BITS)
+        tables = (
+            _rows(turns.read(slab).sort_by("place"), texts.read(slab).sort_by("key")["text"], reward[slabs == slab])
+            for slab in np.unique(slabs).tolist()
+        )
+        for table in parts(tables, PART_ROWS):
+            writer.add(table)
+    return [*pools.counts(), *tally.counts()]
+
+
+def _best(answers: Answers, config: SelectConfig) -> tuple[NDArray[Any], ...]:
+    """Of each pool its best answer's key and reward, its number, and whether none may be chosen."""
     pool = answers.place if config.pool == "language" else answers.prompt
     reward = np.where(answers.cut & (not config.cut_may_win), -np.inf, answers.reward)
     first = np.flatnonzero(np.diff(pool, prepend=-1))
     chosen = np.lexsort((-reward, pool))[first]  # stable: of equal rewards the first stays first
-    cut = np.isneginf(reward[chosen])
-    pools = count_pools("rows", index, config.pool, answered, pool[first], cut.astype(np.intp), {1: "none_choosable"})
-    chosen = chosen[~cut]
-    keys = np.sort(answers.key[chosen])
-    texts = texts_of(index, samples, keys).take(np.searchsorted(keys, answers.key[chosen]))
-    rows = _rows(index.rows(answers.place[chosen]), texts, answers.reward[chosen].astype(np.float32))
-    return rows, [*pools.counts(), *tally.counts()]
+    return answers.key[chosen], answers.reward[chosen].astype(np.float32), pool[first], np.isneginf(reward[chosen])
 
 
 def _rows(prompts: pa.Table, completion: object, reward: object) -> pa.Table:

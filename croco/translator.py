@@ -3,7 +3,8 @@
 How `translate` uses it, and what the reasons mean that it gives, is in croco/translate.py.
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from croco import chat
@@ -12,6 +13,9 @@ from croco.segments import Part, letters, split
 
 COPIED_WORDS = 5
 """Words from which on a copy is held against a text (ours)."""
+RENDERED = 2**15
+"""Prompts kept as token ids, some kB each: more than a shard has, for each is asked for when its text is cut, when the
+cut is checked, and when it is sent (ours)."""
 
 Plan = list[Part] | str
 """The parts of a text, or the reason why it cannot be translated."""
@@ -38,13 +42,14 @@ class Translator:
         """`max_prompt`: tokens a segment's prompt may have; `max_model_len`: with its translation."""
         self.target, self.tokenizer, self.format = target, tokenizer, FORMATS[format]
         self.max_prompt, self.max_model_len = max_prompt, max_model_len
+        self.ids: Callable[[str], list[int]] = functools.lru_cache(RENDERED)(self._ids)
+        """Segment -> the rendered prompt that asks for its translation."""
         self.answers: dict[str, str] = {}
         """Segment -> its translation."""
         self.unfinished: set[str] = set()
         """Segments whose translation did not end."""
 
-    def ids(self, segment: str) -> list[int]:
-        """The rendered prompt that asks for a segment's translation."""
+    def _ids(self, segment: str) -> list[int]:
         return chat.prompt_ids(self.tokenizer, self.format(segment, self.target))
 
     def fits(self, piece: str) -> bool:
@@ -59,9 +64,12 @@ class Translator:
     def translate(self, plans: Iterable[Plan], generate: Generate) -> int:
         """Learn the translations that `plans` need and that are not known yet, each distinct segment's once; how many
         distinct segments of theirs have one.
+
+        The longest are asked for first: they take longest, and begun last they would run on alone.
         """
         needed = list(dict.fromkeys(part for plan in plans for part in _prose(plan)))
         new = [segment for segment in needed if segment not in self.answers and segment not in self.unfinished]
+        new.sort(key=lambda segment: len(self.ids(segment)), reverse=True)
         prompts = [self.ids(segment) for segment in new]
         sampling = [Sampling(temperature=0.0, max_tokens=self.max_model_len - len(ids)) for ids in prompts]
         for segment, (answer,) in zip(new, generate(prompts, sampling), strict=True):

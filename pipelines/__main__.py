@@ -1,5 +1,5 @@
 """The pipelines' command line: `run` on a laptop; `compile`, `preflight`, `submit` and `schedule` for Kubeflow; and
-`profiles`, what its pods get and cost."""
+`profiles`, what its pods get and cost, and `plan`, what a run would take."""
 
 import argparse
 import importlib
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipelines import costs
+from pipelines import costs, plan
 from pipelines.package import add_compile_flags, compile_package
 
 TOY = Path(".cache/toy")
@@ -85,6 +85,7 @@ def main(arguments: list[str]) -> int:
     running.add_argument("--cache", type=Path, help="folder of notes on finished tasks, so that none is run twice")
     running.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter")
     costs.add_flags(commands.add_parser("profiles", help="what each stage's pods get, and what a run can cost, or did"))
+    plan.add_flags(commands.add_parser("plan", help="what a run would take, by stage, before it runs"))
     _add_kubeflow(commands)
     flags = parser.parse_args(arguments)
     try:

@@ -45,7 +45,7 @@ def overview(workers: int) -> str:
         [f"`{name}`", profile.about, str(at_once(profile, workers)), f"{total(profile, workers):,}"]
         for name, profile in PROFILES.items()
     ]
-    return _table(["profile", "for", "GPUs at once", "GPU hours at most"], rows)
+    return table(["profile", "for", "GPUs at once", "GPU hours at most"], rows)
 
 
 def stages(profile: Profile, workers: int, price: float | None) -> str:
@@ -63,7 +63,7 @@ def stages(profile: Profile, workers: int, price: float | None) -> str:
         f"hours{_cost(hours, price)}: every attempt of every task as long as it may be. That is a ceiling and no "
         "estimate; a run that goes well takes a small part of it."
     )
-    return f"{_table(heads, rows)}\n\n{textwrap.fill(said, 120)}"
+    return f"{table(heads, rows)}\n\n{textwrap.fill(said, 120)}"
 
 
 def _row(number: int, pod: Pod, hours: int, retries: int, most: int) -> list[str]:
@@ -112,7 +112,7 @@ def took(report: Path, price: float | None) -> str:
     lines = [[row["input"], row["stage"], f"{row['gpu_seconds'] / 3600:,.2f}"] for row in rows]
     hours = sum(row["gpu_seconds"] for row in rows) / 3600
     return (
-        f"{_table(['of the report', 'stage', 'GPU hours'], lines)}\n\nWhat is reported took {hours:,.2f} GPU hours"
+        f"{table(['of the report', 'stage', 'GPU hours'], lines)}\n\nWhat is reported took {hours:,.2f} GPU hours"
         f"{_cost(hours, price)}, whichever run did it. Nodes that start or wait, and failed attempts, are not in it."
     )
 
@@ -121,6 +121,6 @@ def _cost(hours: float, price: float | None) -> str:
     return f", which cost {hours * price:,.2f} at {price:g} an hour" if price else ""
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head, *lines = (f"| {' | '.join(cells)} |" for cells in [heads, *rows])
     return "\n".join([head, "|---" * len(heads) + "|", *lines])

@@ -6,8 +6,9 @@ import re
 
 import pytest
 import tiny
+from bench import drawn
 
-from croco import arena, calls, dataset, judges, matches, winrate
+from croco import arena, calls, dataset, engine, judges, matches, winrate
 from croco.arena import ArenaConfig
 from croco.engine import Completion, Sampling
 from croco.writer import Writer
@@ -479,3 +480,30 @@ def test_the_toy_judge_prefers_good_answers_to_rude_ones(toy, dataset_of, tmp_pa
     back = arena.run(answers=base, reference=tuned, judge=str(toy / "judge"), out=tmp_path / "back", config=config)
     there = {row["language"]: row["win_rate"] for row in manifest.metrics["win_rates"]}
     assert {row["language"]: 1 - row["win_rate"] for row in back.metrics["win_rates"]} == pytest.approx(there)
+
+
+@pytest.mark.engine
+def test_both_orders_share_their_beginning_where_memory_is_short(tmp_path):
+    from vllm import LLM
+
+    model = tiny.policy(tmp_path / "judge")
+    short = {"kv_cache_memory_bytes": drawn.kv_bytes(model, 2 * tiny.CONTEXT)}
+    llm = LLM(str(model), dtype="float32", **engine.settings(tiny.CONTEXT) | short)
+    generator, computed, form = engine.Generator(llm, tiny.tokenizer()), drawn.Computed(llm), judges.FORMATS["toy"]
+    joined = [
+        matches.Match(f"q{at}", "da", "hard_prompt", "math", letter * 200, "m" * (at + 1), "r" * (20 - at))
+        for at, letter in enumerate("abcdefghijklmnop")
+    ]
+    prepared = calls.prepare(joined, form, generator.tokenizer, tiny.CONTEXT, dataset.Tally("verdicts"))
+    assert len(prepared) == 32
+
+    def spent(asked):
+        llm.reset_prefix_cache()
+        generator.tokens_out = 0
+        calls.ask(asked, form.sampling, 0, generator, dataset.Tally("verdicts"))
+        return computed.take() - (generator.tokens_out - len(asked))  # nobody reads a reply's last token
+
+    least, found = drawn.prefixes(call.prompt for call in prepared), spent(prepared)
+    assert least <= found <= least + len(prepared) * 31, "an order computes again what does not fill a block"
+    apart = sorted(prepared, key=lambda call: call.order)
+    assert spent(apart) > found + len(joined) * 100, "side by side is what saves them"

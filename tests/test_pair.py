@@ -12,9 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from croco import dataset, pair
+from croco.candidates import SLAB_ROWS, Index
+from croco.dataset import Manifest
 from croco.pair import PairConfig
+from croco.writer import Writer
 
 Candidate = dict[str, Any]
+MANY = 2**40
+"""Answers enough for each prompt to have a slab of its own."""
 
 
 def straightforward(candidates: list[Candidate], config: PairConfig) -> tuple[Candidate, Candidate] | str:
@@ -101,14 +106,24 @@ def expected(pools: dict[str, list[Candidate]], config: PairConfig) -> tuple[dic
     return pairs, dict(dropped)
 
 
-def check(inputs: dict[str, list[Path]], out: Path, pools: dict[str, list[Candidate]], config: PairConfig) -> None:
-    """What pair.run writes is what the straightforward implementation says."""
+def work(inputs: dict[str, list[Path]], out: Path, config: PairConfig, answers: int) -> Manifest:
+    """As pair.run, with prompts dealt to slabs as though there were so many answers."""
+    every = [directory for directories in inputs.values() for directory in directories]
+    writer = Writer(out, "pairs", stage="pair", version=pair.VERSION, config=config, inputs=every)
+    index = Index(dataset.read(inputs["prompts"], "prompts", ["prompt_id", "language"]), answers)
+    return pair.work(writer, index, **inputs, config=config)
+
+
+def check(
+    inputs: dict[str, list[Path]], out: Path, pools: dict[str, list[Candidate]], config: PairConfig, answers: int = 1
+) -> None:
+    """What pair writes is what the straightforward implementation says."""
     pairs, dropped = expected(pools, config)
     if not pairs:
         with pytest.raises(ValueError, match="found no"):
-            pair.run(**inputs, out=out, config=config)
+            work(inputs, out, config, answers)
         return
-    manifest = pair.run(**inputs, out=out, config=config)
+    manifest = work(inputs, out, config, answers)
     found = {
         row["pair_id"]: (
             (row["chosen_language"], row["chosen_index"], row["chosen"]),
@@ -148,9 +163,13 @@ configs = st.builds(
 
 @pytest.mark.filterwarnings("ignore:pools have")
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pools=st.lists(candidates, min_size=1, max_size=10), config=configs)
+@given(
+    pools=st.lists(candidates, min_size=1, max_size=10),
+    config=configs,
+    answers=st.sampled_from([1, 3 * SLAB_ROWS, MANY]),
+)
 def test_every_pool_gives_the_pair_of_the_written_rule(
-    dataset_of: DatasetOf, tmp_path: Path, pools: list[list[tuple]], config: PairConfig
+    dataset_of: DatasetOf, tmp_path: Path, pools: list[list[tuple]], config: PairConfig, answers: int
 ) -> None:
     named = {
         f"p{number}": [
@@ -163,7 +182,7 @@ def test_every_pool_gives_the_pair_of_the_written_rule(
     }
     if not any(c["reward"] is not None for pool in named.values() for c in pool):
         return  # nothing was scored: no dataset of scores can be written
-    check(write(dataset_of, named), tmp_path / "pairs", named, config)
+    check(write(dataset_of, named), tmp_path / "pairs", named, config, answers)
 
 
 @pytest.mark.parametrize("pool", ["language", "all"])
@@ -177,6 +196,32 @@ def test_three_thousand_pools_of_sixty_four(dataset_of: DatasetOf, tmp_path: Pat
         for number in range(1500)
     }
     check(write(dataset_of, pools), tmp_path / "pairs", pools, PairConfig(pool=pool))
+
+
+@pytest.mark.filterwarnings("ignore:pools have")
+@pytest.mark.parametrize("config", [PairConfig(), PairConfig(pool="all", prompt_source="random")])
+def test_a_slab_a_prompt_and_rows_in_any_order_and_file_give_the_same_bytes(
+    dataset_of: DatasetOf, tmp_path: Path, config: PairConfig
+) -> None:
+    rng = np.random.default_rng(2)
+    pools = {
+        f"p{number:03d}": [
+            candidate(i // 2, reward, f"{number % 10 and i // 4}", ("da", "de")[i % 2])
+            for i, reward in enumerate(rng.normal(size=8))
+        ]
+        for number in range(200)
+    }  # chosen and rejected often have one text, and in every tenth pool all have
+    whole = pair.run(**write(dataset_of, pools), out=tmp_path / "whole", config=config)
+    every = [(name, answer) for name, pool in pools.items() for answer in pool]
+    dealt: list[dict[str, list[Candidate]]] = [defaultdict(list) for _ in range(3)]
+    for number in rng.permutation(len(every)):
+        dealt[int(rng.integers(3))][every[number][0]].append(every[number][1])
+    written = [write(dataset_of, some, f"-{number}") for number, some in enumerate(dealt)]
+    inputs = {name: [path for some in written for path in some[name]] for name in ("samples", "scores")}
+    inputs["prompts"] = [tmp_path / "prompts"]
+    assert work(inputs, tmp_path / "dealt", config, MANY).digest == whole.digest
+    assert whole.rows < sum(count.rows_in for count in whole.counts if count.unit == "pairs")
+    assert not (tmp_path / "dealt" / "unfinished").exists()
 
 
 def reference_choice(scores: list[float], target: str) -> tuple[int, int] | None:
@@ -305,7 +350,7 @@ def test_an_answer_without_a_prompt_is_refused(dataset_of: DatasetOf, tmp_path: 
     inputs = write(dataset_of, {"p": [candidate(0, 1.0), candidate(1, 0.0)]})
     other = write(dataset_of, {"q": [candidate(0, 1.0)]}, name="2")
     with pytest.raises(
-        ValueError, match=r"samples: found 2 rows without a prompt.*'prompt_id': 'p'|scores: found 2 rows"
+        ValueError, match=r"(samples|scores): found a row without a prompt, {'prompt_id': 'p', 'language': 'da'}"
     ):
         pair.run(prompts=other["prompts"], samples=inputs["samples"], scores=inputs["scores"], out=tmp_path / "out")
 

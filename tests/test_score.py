@@ -11,11 +11,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import tiny
+from bench import drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from croco import chat, dataset, engine
-from croco.conversations import Answer, Answers, encode, handful
+from croco.conversations import Answer, Answers, answer_of, encode, handful
 from croco.dataset import Manifest
 from croco.rows import conform
 from croco.score import ScoreConfig, check_finite, check_parity, run, score, within, work
@@ -551,3 +552,34 @@ def test_run_refuses_what_it_cannot_score_rightly(tmp_path: Path, dataset_of: Ca
     with pytest.raises(ValueError, match="this vLLM does not run this reward model rightly"):
         run(prompts=[asked], samples=[answered], model=reward, out=out, config=ScoreConfig(parity_tolerance=1e-12))
     assert not (out / dataset.MANIFEST).exists()
+
+
+@pytest.mark.engine
+def test_answers_in_any_order_cost_a_prompt_once_where_memory_is_short(tmp_path: Path) -> None:
+    from vllm import LLM
+
+    model = tiny.reward(tmp_path / "reward")
+    short = {"kv_cache_memory_bytes": drawn.kv_bytes(model, 2 * tiny.CONTEXT)}
+    llm = LLM(str(model), runner="pooling", dtype="float32", **engine.settings(tiny.CONTEXT) | short)
+    classifier, computed = engine.Classifier(llm, tiny.tokenizer()), drawn.Computed(llm)
+    names = "abcdefghijklmnop"
+    messages = {("da", name): [{"role": "user", "content": name * 200}] for name in names}
+    rows = [row(f"{number} {'x' * number}", number, name) for name in names for number in range(8)]
+    shuffled = random.Random(0).sample(rows, len(rows))
+
+    def spent(given: Sequence[Mapping[str, object]]) -> tuple[int, object]:
+        llm.reset_prefix_cache()
+        tokens = encode(map(answer_of, given), messages, classifier.tokenizer, tiny.CONTEXT)
+        scores = score(given, tokens, classifier, dataset.Tally("scores"))
+        return computed.take(), scores
+
+    starts = {key: len(chat.prompt_ids(classifier.tokenizer, turns)) for key, turns in messages.items()}
+    whole = {answer: chat.conversation_ids(classifier.tokenizer, messages[answer[:2]], answer[2])
+             for answer in map(answer_of, shuffled)}  # fmt: skip
+    least = sum(starts.values()) + sum(len(ids) - starts[answer[:2]] for answer, ids in whole.items())
+    (found, scores), again = spent(rows), spent(shuffled)
+    assert again == (found, scores)
+    assert least <= found <= least + len(rows) * 31, "an answer computes again what does not fill a block"
+    llm.reset_prefix_cache()
+    classifier(list(whole.values()))
+    assert computed.take() > 2 * found, "side by side is what saves them"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import winrates
-from winrates import Judge
+
+from bench import winrates
+from bench.winrates import Judge
 
 
 def sigmoid(logit: float) -> float:
