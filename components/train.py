@@ -25,6 +25,7 @@ def train(
     micro_batch: int = 1,
     max_length: int = 4096,
     lora_rank: int = 16,
+    packed: bool = True,
     seed: int = 42,
     store: str = "",
     trainjob: dict = {},  # noqa: B006 - kfp takes a literal only
@@ -44,6 +45,7 @@ def train(
         micro_batch=micro_batch,
         max_length=max_length,
         lora_rank=lora_rank,
+        packed=packed,
         seed=seed,
     )
     manifest = run(

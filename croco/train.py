@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import chat, checkpoints, checks, curves, dataset, encoding, handoff, models, trainer
-from croco.encoding import CONTRACT
+from croco import chat, checkpoints, checks, curves, dataset, encoding, handoff, models, packed, trainer
 from croco.nodes import Nodes
 from croco.writer import Writer, plain
 
-VERSION = 2
+VERSION = 3
 LEARNING_RATE = {"dpo": 5e-6, "sft": 2e-4}
 """Reference code (scripts/4.dpo.sh, scripts/3.sft.sh); the SFT rate is in the released adapters' names too."""
 NEUTRAL = ("resume", "checkpoint_steps")
@@ -72,6 +71,8 @@ class TrainConfig:
     """AdamW's, 0 or more (reference code)."""
     precompute_reference: bool = False
     """DPO: compute the base model's log-probabilities once, before training; faster where epochs > 1 (ours)."""
+    packed: bool = True
+    """DPO: compute a pair's prompt once for both answers, wherever that is the same (ours, croco/packed.py)."""
     gradient_checkpointing: bool = True
     """On GPUs: recompute activations to save memory, about a fifth slower (reference code); off on a CPU."""
     checkpoint_steps: int = 50
@@ -84,7 +85,7 @@ class TrainConfig:
     """Go on from a checkpoint of the same data, settings, model and versions, if there is one (ours)."""
 
     def __post_init__(self) -> None:
-        checks.one_of(self, "method", CONTRACT)
+        checks.one_of(self, "method", encoding.CONTRACT)
         checks.one_or_more(self, "epochs", "global_batch", "micro_batch", "processes", "max_length")
         checks.one_or_more(self, "lora_rank", "lora_alpha", "checkpoint_steps", "eval_steps")
         for name in ("learning_rate", "beta"):
@@ -161,6 +162,7 @@ def run(
     base = trainer.folder(model, writer.models["base"])
     tokenizer = chat.load_tokenizer(str(base))
     work.mkdir(exist_ok=True)
+    not_packed = packed.obstacle(base, config)
     counts, numbers = encoding.write_splits(data, tokenizer, config.method, config.max_length, work)
     identity = {
         "stage_version": VERSION,
@@ -177,6 +179,7 @@ def run(
         "config": plain(config),
         "accumulation": accumulated,
         "gpu": gpu,
+        "packed": not not_packed,
         "splits": list(numbers),
         "identity": identity,
         "store": store,
@@ -195,6 +198,7 @@ def run(
         metrics={
             **final,
             "processes": processes,
+            "not_packed": not_packed,
             "repeated_rows": repeated(numbers["train"], config, processes),
             "merged_sha256": models.digest_of(merged),
             "resumed_from": resumed,

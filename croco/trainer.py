@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from croco import chat, checkpoints, curves, models
+from croco import chat, checkpoints, curves, models, packed
 from croco.store import open_store
 
 CHECKPOINTS = "checkpoints"
@@ -109,6 +109,11 @@ def build(out: Path, job: Mapping[str, Any]) -> Any:
     config = TrainConfig(**job["config"])
     rows = {split: Dataset.from_file(str(out / CHECKPOINTS / f"{split}.arrow")) for split in job["splits"]}
     common = _arguments(out, job, config)
+    model = AutoModelForCausalLM.from_pretrained(
+        job["base"], dtype=torch.bfloat16 if job["gpu"] else torch.float32, trust_remote_code=False
+    )
+    if job["packed"]:
+        packed.install(model)
     trainer: Any
     arguments: Any
     if config.method == "dpo":
@@ -123,10 +128,8 @@ def build(out: Path, job: Mapping[str, Any]) -> Any:
     else:
         trainer = SFTTrainer
         arguments = SFTConfig(**common, dataset_kwargs={"skip_prepare_dataset": True})
-    return trainer(
-        model=AutoModelForCausalLM.from_pretrained(
-            job["base"], dtype=torch.bfloat16 if job["gpu"] else torch.float32, trust_remote_code=False
-        ),
+    made = trainer(
+        model=model,
         args=arguments,
         train_dataset=rows["train"],
         eval_dataset=rows.get("eval"),
@@ -140,6 +143,9 @@ def build(out: Path, job: Mapping[str, Any]) -> Any:
         ),
         callbacks=[_watcher(out, job)],
     )
+    if job["packed"]:
+        packed.check(model, rows["train"][0], job["gpu"])
+    return made
 
 
 def _arguments(out: Path, job: Mapping[str, Any], config: Any) -> dict[str, Any]:

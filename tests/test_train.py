@@ -162,6 +162,7 @@ def job_of(out: Path, rows: list[dict[str, Any]], policy: Path, **config: Any) -
         "config": config,
         "accumulation": accumulation(chosen, 1),
         "gpu": False,
+        "packed": False,
         "splits": ["train"],
         "identity": {},
         "checkpoint": None,
@@ -343,14 +344,16 @@ def resumed_from(out: Path) -> str | None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dataset.Manifest]:
-    """(what `train.run` needs for 30 steps with dropout and evaluations in between, what comes of it)."""
+    """(what `train.run` needs for 30 steps of packed pairs with evaluations in between, what comes of it)."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     writer = Writer(folder / "pairs", "pairs", stage="test", version=1, config={})
     writer.add([*[pair(number) for number in range(120)], pair(120, split="eval")])
     writer.finish([dataset.Count("pairs", None, 121, 121)])
-    config = {**SMALL, "checkpoint_steps": 5, "disable_dropout": False, "eval_steps": 9}
+    config = {**SMALL, "checkpoint_steps": 5, "eval_steps": 9}
     arguments = {"data": str(folder / "pairs"), "model": str(policy), "config": config}
-    return arguments, run(arguments, folder / "out")
+    whole = run(arguments, folder / "out")
+    assert whole.metrics["not_packed"] is None
+    return arguments, whole
 
 
 @pytest.mark.engine
@@ -412,7 +415,7 @@ def test_a_run_that_is_killed_goes_on_from_the_store_in_any_directory_and_ends_a
 
 
 @pytest.mark.engine
-def test_two_processes_with_precomputed_references_train_as_one_without(
+def test_two_processes_with_packed_pairs_and_precomputed_references_train_as_one_without(
     tmp_path: Path, policy: Path, dataset_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from safetensors.torch import load_file
@@ -420,7 +423,7 @@ def test_two_processes_with_precomputed_references_train_as_one_without(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rows = dataset_of("pairs", [*[pair(number) for number in range(22)], pair(22, split="eval")])
     config = {**SMALL, "micro_batch": 1}
-    one = train.run(data=[rows], model=str(policy), out=tmp_path / "one", config=TrainConfig(**config))
+    one = train.run(data=[rows], model=str(policy), out=tmp_path / "one", config=TrainConfig(**config, packed=False))
     two = train.run(
         data=[rows],
         model=str(policy),
@@ -428,6 +431,7 @@ def test_two_processes_with_precomputed_references_train_as_one_without(
         config=TrainConfig(**config, processes=2, precompute_reference=True),
     )
     assert (one.metrics["processes"], two.metrics["processes"]) == (1, 2)
+    assert (one.metrics["not_packed"], two.metrics["not_packed"]) == ("not asked for", None)
     first, second = (curves.read(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert len(first) == len(second) == 7  # five steps of 4 rows, one of 2, an evaluation
     for name in ("loss", "grad_norm", "rewards/margins", "eval_loss"):

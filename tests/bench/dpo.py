@@ -1,0 +1,218 @@
+"""DPO: pairs a second in one epoch, by the released settings, by TRL's best own flags and packed, on one model.
+
+The released side is TRL in the settings of src/dpo.py and scripts/4.dpo.sh: one pair at a time, gradient checkpointing,
+the reference model's pass within the step. It differs in what a CPU asks for: float32, one process instead of eight;
+and in what all sides have alike: token ids ready-made, and log-probabilities of the answers' tokens alone, which is
+what TRL does on a GPU (on a CPU it projects every position, which would flatter any rival). The stock side has gradient
+checkpointing off; computing the reference's log-probabilities before the first step costs one epoch the same. Ours is
+trainer.build as `train` calls it. In all sides' time is TRL's whole `train()`, with a checkpoint at its end.
+
+The model has EuroLLM-9B's proportions: width to heads, groups and the feed-forward, and the share of the weights that
+the vocabulary has. Adapters begin with weights of their own, so that losses differ from ln 2.
+
+The limit counts matrix products per token alone: of 2(P + C) tokens four passes (reference, policy, recomputation,
+backward; adapters need no gradients of the weights) against three of P + 2C.
+"""
+
+import gc
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from bench.measuring import Figure, Result, Setting, Side, against, turns
+from croco import encoding, trainer
+from croco.train import TrainConfig
+
+Pair = Mapping[str, list[int]]
+FIXED = ((512, 128), (512, 256), (256, 256))
+"""Tokens of prompt and answers."""
+FASTER = {"512/128": 1.8, "512/256": 1.8, "256/256": 1.45}
+"""Target against the released settings."""
+STOCK = 1.4
+"""Target against TRL's own flags; beyond what 256/256 allows, so it is asked of the others."""
+VOCABULARY = 1536
+BATCH = 2
+"""Pairs a step, so that an epoch has several steps."""
+
+
+def policy(out: Path, layers: int, width: int, vocabulary: int = VOCABULARY) -> Path:
+    """A random Llama of EuroLLM-9B's proportions, with a tokenizer that nobody asks for ids."""
+    import tiny
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny.tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
+        num_attention_heads=width // 64, num_key_value_heads=max(width // 256, 1), tie_word_embeddings=False,
+        max_position_embeddings=4096, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out
+
+
+def drawn(sizes: Sequence[tuple[int, int, int]], vocabulary: int = VOCABULARY) -> list[Pair]:
+    """Pairs of random ids, with prompts, chosen and rejected answers of these lengths."""
+    rng = random.Random(0)
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    return [
+        {name: [rng.randrange(300, vocabulary) for _ in range(n)] for name, n in zip(names, size, strict=True)}
+        for size in sizes
+    ]
+
+
+def varying(number: int) -> list[tuple[int, int, int]]:
+    """Lengths about 512/256, each drawn by itself."""
+    rng = random.Random(1)
+    return [(rng.randint(256, 768), rng.randint(64, 448), rng.randint(64, 448)) for _ in range(number)]
+
+
+def limit(sizes: Sequence[tuple[int, int, int]], checkpointing: bool) -> float:
+    """How many times as many tokens go through a layer where a pair is two padded sequences, without ours."""
+    padded = sum(2 * (prompt + max(chosen, rejected)) for prompt, chosen, rejected in sizes)
+    return (4 if checkpointing else 3) * padded / (3 * sum(map(sum, sizes)))
+
+
+def ours(base: Path, data: Sequence[Pair], out: Path) -> Any:
+    """The trainer of `train`."""
+    (out / trainer.CHECKPOINTS).mkdir(parents=True)
+    encoding.write(out / trainer.CHECKPOINTS / "train.arrow", iter([dict(row) for row in data]))
+    job = {
+        "owner": None, "base": str(base), "config": {"global_batch": BATCH}, "accumulation": BATCH,
+        "gpu": False, "packed": True, "splits": ["train"], "identity": {}, "seconds": 0.0, "store": None,
+    }  # fmt: skip
+    return trainer.build(out, job)
+
+
+def stock(base: Path, data: Sequence[Pair], out: Path, **flags: Any) -> Any:
+    """TRL's trainer in the released settings but for `flags`."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    class Ready(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    config = TrainConfig()
+    arguments = {
+        "gradient_checkpointing": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": BATCH,
+        "learning_rate": config.rate, "lr_scheduler_type": "cosine", "warmup_steps": config.warmup,
+        "weight_decay": config.weight_decay, "num_train_epochs": 1, "max_length": config.max_length,
+        "logging_steps": 1, "save_strategy": "epoch", "seed": config.seed, "use_cpu": True, "bf16": False,
+        "dataloader_pin_memory": False, "report_to": [], "output_dir": str(out), **flags,
+    }  # fmt: skip
+    return Ready(
+        model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        args=DPOConfig(**arguments),
+        train_dataset=Dataset.from_list([dict(row) for row in data]),
+        processing_class=AutoTokenizer.from_pretrained(base),
+        peft_config=LoraConfig(
+            r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
+            target_modules="all-linear", task_type="CAUSAL_LM",
+        ),
+    )  # fmt: skip
+
+
+def started(made: Any) -> Any:
+    """The same trainer with an adapter that does something."""
+    import torch
+
+    torch.manual_seed(1)
+    for name, weights in made.model.named_parameters():
+        if "lora_B" in name:
+            weights.data.normal_(std=0.02)
+    return made
+
+
+def epoch(made: Any, losses: list[float]) -> Side:
+    """One epoch -> its pairs; the loss of each step goes to `losses`."""
+
+    def call() -> float:
+        made.train()
+        losses.extend(line["loss"] for line in made.state.log_history if "loss" in line)
+        return len(made.train_dataset)
+
+    return call
+
+
+def peak(made: Any) -> int:
+    """Bytes that one epoch takes at its highest beyond what there was before it."""
+    gc.collect()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the highest starts anew
+    made.train()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def growth(work: Path) -> tuple[float, dict[str, int]]:
+    """What a larger vocabulary adds to the peak, over what its logits would take; and the peaks, by vocabulary.
+
+    Both are larger than the part of the vocabulary that TRL projects on at once. Weights are there before.
+    """
+    small, large, tokens = 32_768, 131_072, 256
+    found = {}
+    for vocabulary in (small, large):
+        base = policy(work / f"policy-{vocabulary}", 1, 64, vocabulary)
+        made = ours(base, drawn([(64, tokens, tokens)] * BATCH, vocabulary), work / str(vocabulary))
+        made.train()  # what is made once
+        found[str(vocabulary)] = peak(made)
+    return (found[str(large)] - found[str(small)]) / (4 * (large - small) * 2 * tokens), found
+
+
+def run(setting: Setting) -> Result:
+    with mock.patch("trl.trainer.utils._use_triton", return_value=True):  # answers' tokens alone, as on a GPU
+        return _run(setting)
+
+
+def _run(setting: Setting) -> Result:
+    base = policy(setting.work / "policy", setting.of(4, 2), setting.of(512, 128))
+    number, figures, detail = setting.of(6, 2), [], {}
+    cases = {f"{prompt}/{answer}": [(prompt, answer, answer)] * number for prompt, answer in FIXED}
+    cases["about 512/256"] = varying(number)
+    for case in [*cases][:: setting.of(1, 3)]:
+        sizes = cases[case]
+        found, runs = _compared(setting, base, sizes, setting.work / case.replace("/", "-").replace(" ", "-"))
+        faster, most = FASTER.get(case), limit(sizes, checkpointing=True)
+        against_stock = STOCK if faster and limit(sizes, checkpointing=False) > STOCK else None
+        ratio = against(runs, "ours", "released", f"{case}: pairs a second", at_least=faster, limit=most)
+        figures += [
+            ratio,
+            Figure(f"{case}: share of the limit", ratio.value / most, "limit", at_least=0.9, limit=1.0),
+            against(
+                runs, "ours", "stock", f"{case}: to TRL's own flags",
+                at_least=against_stock, limit=limit(sizes, checkpointing=False),
+            ),
+            Figure(f"{case}: largest difference of losses", found, "nats", at_most=1e-5),
+        ]  # fmt: skip
+        detail[case] = {"sizes": sizes, "runs": runs}
+    grown, peaks = growth(setting.work)
+    adds = "what a vocabulary of 131,072 for 32,768 adds to the peak"
+    figures.append(Figure(adds, grown, "of its logits", at_most=0.25))
+    return Result(figures, {**detail, "peaks": peaks})
+
+
+def _compared(setting: Setting, base: Path, sizes: Sequence[tuple[int, int, int]], work: Path) -> tuple[float, Any]:
+    """(largest difference of a step's loss from the released settings', runs), all sides on the same pairs."""
+    data = drawn(sizes)
+    made = {
+        "ours": started(ours(base, data, work / "ours")),
+        "released": started(stock(base, data, work / "released")),
+        "stock": started(stock(base, data, work / "stock", gradient_checkpointing=False)),
+    }
+    losses: dict[str, list[float]] = {name: [] for name in made}
+    runs = turns({name: epoch(each, losses[name]) for name, each in made.items()}, setting.of(3, 1))
+    apart = max(abs(one - other) for one, other in zip(losses["ours"], losses["released"], strict=True))
+    return apart, runs
