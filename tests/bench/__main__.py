@@ -51,7 +51,7 @@ def main() -> None:
     if arguments.here:
         with tempfile.TemporaryDirectory(dir=arguments.out) as work:
             [name] = names
-            setting = Setting(arguments.toy.resolve(), Path(work), arguments.quick)
+            setting = Setting(arguments.toy.resolve(), Path(work).resolve(), arguments.quick)
             return one(name, setting, arguments.out / f"{name}.json")
     failed = [name for name in names if not _child(name, arguments)]
     done = [name for name in names if name not in failed]
