@@ -2,7 +2,8 @@
 
 What `pair` and `select` choose from. Keys are integers; no text is read before it is known which are wanted, and then
 only those are kept. Rows may come in any order and from any number of files: they are put away on disk by slab, a range
-of prompts in all their languages, and chosen from a slab at a time, so that memory does not grow with their number.
+of prompts in all their languages, and chosen from a slab at a time, so that of answers only a slab is in memory, and of
+each pool some numbers.
 """
 
 from collections import Counter
@@ -24,7 +25,7 @@ INDEX_BITS = 31
 SLAB_ROWS = 1 << 18
 """Answers of a slab, on average: 30 MB while they are chosen from."""
 MOST_SLABS = 256
-"""Each is an open file."""
+"""Each is an open file in each of two spills."""
 KEY = ["prompt_id", "language", "sample_index"]
 
 
@@ -124,7 +125,7 @@ class Candidates:
         """Raises: ValueError for a row without a prompt."""
         self.index, self.samples, self.folder = index, samples, folder
         self.unfit = {code: {"cut": 0, "other_language": 0} for code in index.languages.to_pylist()}
-        """Per language how many of the answers that `load` gave are cut or in another language, scored or not."""
+        """Per language how many of the answers that `load` read are cut or in another language, scored or not."""
         self._scores = Spill(folder / "scores", pa.schema({"key": pa.int64(), "reward": pa.float32()}))
         self._answers = Spill(
             folder / "answers", pa.schema({"key": pa.int64(), "cut": pa.bool_(), "strange": pa.bool_()})
@@ -197,12 +198,13 @@ class Candidates:
 
     def texts(self, keys: NDArray[np.int64], name: str) -> Spill:
         """The texts of `keys` (sorted, each once) by slab, as rows of key and text; one pass over the samples."""
-        spill = Spill(self.folder / name, pa.schema({"key": pa.int64(), "text": pa.string()}))
+        # large: a slab's texts may be more than the 2 GiB that one array of strings can hold
+        spill = Spill(self.folder / name, pa.schema({"key": pa.int64(), "text": pa.large_string()}))
 
         def wanted(table: pa.Table) -> pa.Table:
             key = self.index.keys(table, "samples")
             here = _among(key, keys)
-            return pa.table({"key": key[here], "text": table["text"].filter(pa.array(here))})
+            return pa.table({"key": key[here], "text": table["text"].filter(pa.array(here)).cast(pa.large_string())})
 
         for table in scan(self.samples, "samples", [*KEY, "text"], wanted, "reading chosen texts"):
             spill.add(self.index.slab(table["key"].to_numpy() >> INDEX_BITS), table)

@@ -6,6 +6,7 @@ module imports nothing heavy.
 
 import dataclasses
 import functools
+import gc
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -197,6 +198,8 @@ def _llm(
     length = max_model_len or context(model, revision)
     options = settings(length)
     from vllm import LLM
+
+    gc.collect()  # an engine that is no longer used, and goes while another runs, takes its process groups with it
 
     return LLM(
         model,

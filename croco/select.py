@@ -71,7 +71,7 @@ def run(
     if writer.done:
         return writer.done
     if samples:
-        return writer.finish(best(prompts, samples, scores, config, writer))
+        return writer.finish(best(writer, Index.of(prompts, samples), prompts, samples, scores, config))
     rows, counts = references(dataset.unique(dataset.read(prompts, "prompts"), "prompts"))
     writer.add(rows)
     return writer.finish(counts)
@@ -92,10 +92,10 @@ def references(prompts: pa.Table) -> tuple[pa.Table, list[dataset.Count]]:
 
 
 def best(
-    prompts: list[Path], samples: list[Path], scores: list[Path], config: SelectConfig, writer: Writer
+    writer: Writer, index: Index, prompts: list[Path], samples: list[Path], scores: list[Path], config: SelectConfig
 ) -> list[dataset.Count]:
     """Write the best answer of each pool as SFT rows; ties go to the smallest (language, sample_index)."""
-    index, tally = Index.of(prompts, samples), dataset.Tally("answers")
+    tally = dataset.Tally("answers")
     with scratch(writer.out) as folder:
         candidates = Candidates(index, samples, scores, folder)
         found = [(*_best(answers, config), answered) for answers, answered in candidates.load(tally)]

@@ -1,7 +1,7 @@
 """Spill: rows on disk by slab, so that more of them than memory holds are worked on a slab at a time.
 
-Datasets are read as narrowly as can be: only the columns asked for, a few thousand rows at a time, several files at
-once, whatever the size of the files.
+Datasets are read as narrowly as can be: only the columns asked for, a few thousand rows at a time, two row groups
+at once, whatever the size of the files.
 """
 
 import shutil
@@ -45,9 +45,11 @@ class Spill:
         self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
         self._waiting: list[tuple[NDArray[np.int64], pa.Table]] = []
         self._bytes = 0
+        self._ended = False
 
     def add(self, slab: NDArray[np.int64], table: pa.Table) -> None:
-        """Put away rows; `slab` [rows] says where each goes."""
+        """Put away rows; `slab` [rows] says where each goes. Not after a `read`, which ends the files."""
+        assert not self._ended, "add after read"
         if not len(table):
             return
         self._waiting.append((slab, table))
@@ -57,6 +59,7 @@ class Spill:
 
     def read(self, slab: int) -> pa.Table:
         """The rows of `slab` in the order they were added; none can be added any more."""
+        self._ended = True
         self._put_away()
         while self._writers:
             self._writers.popitem()[1].close()

@@ -128,7 +128,9 @@ def build(out: Path, job: Mapping[str, Any]) -> Any:
     else:
         trainer = SFTTrainer
         arguments = SFTConfig(**common, dataset_kwargs={"skip_prepare_dataset": True})
-    made = trainer(
+    if job["packed"]:
+        packed.check(model.to(arguments.device), rows["train"][0], job["gpu"])
+    return trainer(
         model=model,
         args=arguments,
         train_dataset=rows["train"],
@@ -143,9 +145,6 @@ def build(out: Path, job: Mapping[str, Any]) -> Any:
         ),
         callbacks=[_watcher(out, job)],
     )
-    if job["packed"]:
-        packed.check(model, rows["train"][0], job["gpu"])
-    return made
 
 
 def _arguments(out: Path, job: Mapping[str, Any], config: Any) -> dict[str, Any]:

@@ -191,6 +191,7 @@ def _run(report: Mapping[str, Any]) -> _Run:
         "": 0,
         "prompts": count("prepare", "prompts"),
         "translations": count("translate", "prompts", "rows_in"),
+        "shown": count("prepare", "prompts") * (len(about["translate"]["parts"]) if "translate" in about else 1),
         "asked": asked,
         "handed": asked * len(about["sample"]["parts"]),
         "answers": answers,
@@ -263,4 +264,6 @@ def through(points: Sequence[tuple[float, float]], *, keep_fixed: bool = False) 
 
 def with_reckoned(calibration: Calibration, reckoned: Calibration) -> Calibration:
     """The calibration, and what is reckoned of stages that it lacks."""
-    return replace(calibration, stages={**reckoned.stages, **calibration.stages})
+    lacking = ", ".join(stage for stage in reckoned.stages if stage not in calibration.stages)
+    about = [*calibration.about, *(f"{text} ({lacking})" for text in reckoned.about if lacking)]
+    return replace(calibration, stages={**reckoned.stages, **calibration.stages}, about=tuple(about))

@@ -66,7 +66,10 @@ def estimate(settings: Settings, calibration: Calibration, stages: Collection[st
         if stage not in stages or (grows.seconds and not work[grows.seconds]):
             continue
         if stage not in calibration.stages:
-            raise ValueError(f"calibration: found no stage {stage}; expected it; a run that had it tells its rates")
+            raise ValueError(
+                f"calibration: found no stage {stage}; expected it; a run that had it tells its rates, and --gpu "
+                "reckons it"
+            )
         found.append(_stage(stage, calibration, work, parts.get(stage, [1.0]), settings))
     rows = {one.stage: one.stored / COPIES for one in found}
     prompts = rows.get("prepare", 0.0) + rows.get("translate", 0.0)

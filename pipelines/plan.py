@@ -40,7 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", type=Path, nargs="+", metavar="FILE", help="that --calibrate wrote, or report.json of runs"
     )
-    parser.add_argument("--gpu", help="kind of GPU for stages that no calibration has (default A100-80GB)")
+    parser.add_argument("--gpu", help="kind of GPU (default A100-80GB); with a calibration: of stages that it lacks")
     parser.add_argument(
         "--gpus", type=int, help="there are, at most: the hours from start to end, with workers for all"
     )

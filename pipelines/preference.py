@@ -70,6 +70,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
         global_batch: int = 64,
         micro_batch: int = 1,
         max_length: int = 4096,
+        packed: bool = True,
         seed: int = 0,
         benchmark_datasets: Optional[str] = None,
         benchmark_suite: str = "paper",
@@ -124,6 +125,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             global_batch: Pairs in an optimizer step, over all GPUs (reference code).
             micro_batch: Pairs a GPU takes at once (reference code).
             max_length: Tokens of prompt and answer; longer pairs are dropped and counted (reference code).
+            packed: Whether a pair's prompt is computed once for both answers; false where training says so (ours).
             seed: Of sampling, pairing and training; evaluation has its own, so that runs are asked the same (ours).
             benchmark_datasets: Folder of local EuroEval data sets; empty takes the paper's from the hub.
             benchmark_suite: Whose list of EuroEval data sets: paper (reference code), or official-17.7, EuroEval's own.
@@ -265,6 +267,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             global_batch=global_batch,
             micro_batch=micro_batch,
             max_length=max_length,
+            packed=packed,
             seed=seed,
             store=store,
             trainjob=cluster.trainjob(),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from croco.prepare import PrepareConfig
 from pipelines.calibration import RECKONED, Calibration, Line, Rates
 from pipelines.profiles import Needs, Profile
 from pipelines.workload import GROWS, Settings, Shares
@@ -94,8 +95,8 @@ ADAPTER = 0.0056
 WEIGHT, CHECKPOINT = 4, 12
 """Bytes for each of them: of the adapter, and of a checkpoint, which has AdamW's two moments too (float32)."""
 BEGINNING, ROWS_A_SECOND = 10.0, 100_000
-"""Of pairing and preparing: seconds of a start, and answers or prompts a second (assumed; a prototype of pairing went
-through three times as many)."""
+"""Of pairing and preparing: seconds of a start, and answers or prompts a second (assumed; pairing went through 250,000
+on two cores, tests/bench/pairing.py)."""
 
 
 @dataclass(frozen=True)
@@ -133,17 +134,21 @@ def reckon(settings: Settings, profile: Profile, gpu: str = GPU) -> Calibration:
     """
     if gpu not in GPUS:
         raise ValueError(f"--gpu: found {gpu!r}; expected one of {', '.join(GPUS)}")
-    shares = Shares(duplicates=-math.log(1 - DUPLICATES) / math.log(64) ** 2, trained=0.99)
+    shares = Shares(duplicates=-math.log(1 - DUPLICATES) / math.log(64) ** 2, trained=1 - PrepareConfig().eval_share)
     stages = {}
     for stage, grows in GROWS.items():
         if not grows.model:
-            stages[stage] = _table(stage)
+            stages[stage] = _table(stage, settings)
             continue
         engine = Engine(_model(settings, grows.model), GPUS[gpu], _gpus(stage, profile.needs[stage]))
         rates = STAGES[stage.partition("-")[0]](engine, settings, shares)
         start = Line(START + engine.model.bytes / FETCHING, rates.seconds.each)
         stages[stage] = replace(rates, seconds=start, gpus=engine.gpus, basis=RECKONED)
-    return Calibration(stages, shares, (f"reckoned, not measured: {gpu}",))
+    said = (
+        f"reckoned, not measured: {gpu}; {PROMPT} tokens a prompt, {_answer(settings):g} an answer, and of 64 answers "
+        f"{DUPLICATES:.0%} repeated (assumed); with a store beside Kubeflow's artifacts"
+    )
+    return Calibration(stages, shares, (said,))
 
 
 def _gpus(stage: str, needs: Needs) -> int:
@@ -184,10 +189,10 @@ def _answer_row(settings: Settings) -> float:
     return _answer(settings) * (TEXT + IDS) + ROW
 
 
-def _table(stage: str) -> Rates:
+def _table(stage: str, settings: Settings) -> Rates:
     """Of a stage without a model."""
-    read = {"pair": ANSWER * (TEXT + IDS) + ROW + SCORE}.get(stage, 0.0)
-    put = {"prepare": _prompt_row(), "pair": (PROMPT + 2 * ANSWER) * TEXT + ROW}.get(stage, 0.0)
+    read = {"pair": _answer_row(settings) + SCORE}.get(stage, 0.0)
+    put = {"prepare": _prompt_row(), "pair": (PROMPT + 2 * _answer(settings)) * TEXT + ROW}.get(stage, 0.0)
     rates = _each(1 / ROWS_A_SECOND, 0, read=read, put=put)
     return replace(rates, seconds=Line(BEGINNING, 1 / ROWS_A_SECOND), basis=RECKONED)
 

@@ -98,7 +98,7 @@ _BENCHMARK = Grows("evaluations", "evaluations", "evaluations", "", "benchmarks"
 _ANSWER = Grows("questions", "questions", "questions", "", "questions", "policy")
 GROWS: Mapping[str, Grows] = {
     "prepare": Grows("prompts", put="prompts"),
-    "translate": Grows("translations", "translations", "translations", "prompts", "translations", "translator"),
+    "translate": Grows("translations", "translations", "translations", "shown", "translations", "translator"),
     "sample": Grows("answers", "asked", "answers", "handed", "answers", "policy"),
     "score": Grows("distinct", "distinct", "", "answers", "answers", "reward"),
     "pair": Grows("answers", read="answers", put="pairs"),
@@ -137,6 +137,7 @@ def units(settings: Settings, shares: Shares) -> dict[str, float]:
         "": 0,
         "prompts": settings.count,
         "translations": settings.count * len([code for code in settings.languages if code != "en"]),
+        "shown": settings.count * len(dealt(settings)["translate"]),
         "asked": asked,
         "handed": asked * len(dealt(settings)["sample"]),
         "answers": asked * settings.n,

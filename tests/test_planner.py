@@ -249,7 +249,10 @@ def test_what_is_reckoned_says_so_and_grows_as_what_is_measured() -> None:
     assert rates.stages["train"].seconds.each == pytest.approx(2 * 9.15e9 * passes / (312e12 * 0.4))
     distinct = 140_000 * 64 * (1 - reckoning.DUPLICATES)
     assert found["score"].computed == pytest.approx(distinct * reckoning.ANSWER + 140_000 * reckoning.PROMPT)
-    assert found["sample"].network > 7 * 18.3e9, "each pod fetches the weights"
+    step = (18.3e9 + 256 * 172_032 * (512 + 256 / 2)) / (2.04e12 * 0.6)  # 256 answers, one token of each
+    assert rates.stages["sample"].seconds.each == pytest.approx(step + 2 * 9.15e9 * 512 / 64 / (312e12 * 0.5))
+    rows = 7 * 140_000 * 1088 + 2 * 140_000 * 64 * 1088  # prompts to each pod; answers, put twice
+    assert found["sample"].network == pytest.approx(7 * 18.3e9 + rows)
     assert 2 * 18.3e9 < found["train"].stored < found["train"].network
     assert found["arena"].gpu_hours == 2 * found["arena"].hours
 
@@ -264,6 +267,13 @@ def test_what_was_measured_stands_before_what_is_reckoned() -> None:
     both = calibration.with_reckoned(one, rates)
     assert (both.stages["sample"].basis, both.stages["score"].basis) == ("measured", "reckoned")
     assert both.shares.duplicates == 0.3
+    assert both.about[-1].startswith("reckoned, not measured: A100-80GB") and "score" in both.about[-1]
+
+
+def test_the_readme_has_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["plan", "--scale", "1", "10", "100", "--gpus", "64"]) == 0
+    printed = capsys.readouterr().out.split("\n\n")[0]
+    assert printed in (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8"), printed
 
 
 # From start to end

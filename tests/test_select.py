@@ -8,7 +8,9 @@ import pytest
 from conftest import DatasetOf
 
 from croco import dataset, select
+from croco.candidates import Index
 from croco.select import SelectConfig
+from croco.writer import Writer
 
 PROMPT = {"source_dataset": None, "domain": None, "split": "train"}
 
@@ -82,3 +84,19 @@ def test_best_without_scores_is_refused(dataset_of: DatasetOf, tmp_path: Path) -
     prompts = dataset_of("prompts", [prompt("p", "da", "svar")])
     with pytest.raises(ValueError, match="found 'best' with 0 samples and 0 scores"):
         select.run(prompts=[prompts], out=tmp_path / "sft", config=SelectConfig(completion="best"))
+
+
+@pytest.mark.parametrize("pool", ["language", "all"])
+def test_a_slab_a_prompt_gives_the_same_bytes(dataset_of: DatasetOf, tmp_path: Path, pool: str) -> None:
+    rewards = {
+        (f"p{n}", code): [float((7 * n + 3 * i + (code == "de")) % 5) for i in range(3)]
+        for n in range(10)
+        for code in ("da", "de")
+    }
+    inputs, config = scored(dataset_of, rewards, cut=("p0", "da", 0)), SelectConfig(completion="best", pool=pool)
+    whole = select.run(**inputs, out=tmp_path / "whole", config=config)
+    index = Index(dataset.read(inputs["prompts"], "prompts", ["prompt_id", "language"]), 2**40)
+    assert index.slabs == 10
+    every = [path for paths in inputs.values() for path in paths]
+    writer = Writer(tmp_path / "dealt", "sft", stage="select", version=select.VERSION, config=config, inputs=every)
+    assert writer.finish(select.best(writer, index, **inputs, config=config)).digest == whole.digest

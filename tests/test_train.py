@@ -342,21 +342,29 @@ def resumed_from(out: Path) -> str | None:
     return found
 
 
+PACKED: dict[str, Any] = {}
+DROPOUT = {"disable_dropout": False}
+"""Settings of training, by what comes of them; packing allows no dropout, whose random states checkpoints keep."""
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dataset.Manifest]:
-    """(what `train.run` needs for 30 steps of packed pairs with evaluations in between, what comes of it)."""
+def uninterrupted(
+    request: pytest.FixtureRequest, policy: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], dataset.Manifest]:
+    """(what `train.run` needs for 30 steps on pairs with evaluations in between, what comes of it)."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     writer = Writer(folder / "pairs", "pairs", stage="test", version=1, config={})
     writer.add([*[pair(number) for number in range(120)], pair(120, split="eval")])
     writer.finish([dataset.Count("pairs", None, 121, 121)])
-    config = {**SMALL, "checkpoint_steps": 5, "eval_steps": 9}
+    config = {**SMALL, **request.param, "checkpoint_steps": 5, "eval_steps": 9}
     arguments = {"data": str(folder / "pairs"), "model": str(policy), "config": config}
     whole = run(arguments, folder / "out")
-    assert whole.metrics["not_packed"] is None
+    assert (whole.metrics["not_packed"] is None) == (request.param == PACKED)
     return arguments, whole
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize("uninterrupted", [PACKED, DROPOUT], indirect=True, ids=["packed", "dropout"])
 def test_a_run_that_is_killed_goes_on_in_its_directory_and_ends_as_if_it_had_not_been(
     tmp_path: Path, uninterrupted: tuple[dict[str, Any], dataset.Manifest]
 ) -> None:
@@ -372,6 +380,7 @@ def test_a_run_that_is_killed_goes_on_in_its_directory_and_ends_as_if_it_had_not
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize("uninterrupted", [PACKED], indirect=True, ids=["packed"])
 def test_a_run_that_is_killed_goes_on_from_the_store_in_any_directory_and_ends_as_if_it_had_not_been(
     tmp_path: Path, uninterrupted: tuple[dict[str, Any], dataset.Manifest]
 ) -> None:

@@ -122,6 +122,7 @@ def measure(setting: Setting, model: Any, matches: Sequence[Match], tokens: int,
             judge.llm.reset_prefix_cache()
 
     runs = turns(sides, rounds, before=forget)
+    # judges are kept: an engine that goes takes the process groups of others with it
     found: dict[str, Any] = {"runs": runs, "judges": both, "computed": {}}
     for side, judge in both.items():
         replied = judge.tokens_out - len(judge.prompts)

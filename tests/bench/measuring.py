@@ -123,7 +123,7 @@ def table(found: Mapping[str, Sequence[Figure]]) -> str:
     for bench, figures in found.items():
         for figure in figures:
             target = _target(figure)
-            said = {None: "", True: "met", False: "MISSED"}[figure.met]
+            said = "; ".join(filter(None, [{None: "", True: "met", False: "MISSED"}[figure.met], figure.note]))
             span = [_number(value) for value in (figure.value, figure.low, figure.high)]
             rows.append([bench, figure.name, *span, figure.unit, target, _number(figure.limit), said])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

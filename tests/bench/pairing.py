@@ -3,9 +3,9 @@
 Each run is a process of its own, whose peak is its resident memory's (VmHWM) and whose time is from start to end. Ours
 reads what `sample` and `score` would have left (bench.answers), with checksums, and writes its dataset. `reference`
 follows the steps of the released prepare_fine_tuning_data.py for one task: every JSONL file into memory, answers
-matched to prompts by their text, grouped, chosen, and written as JSONL. It is run on fewer rows and scaled linearly;
-what else it does (other tasks, files that those need) is left out, which favours it. `read` decodes the columns that
-pairing needs once, by two threads as ours, and does nothing with them: the limit.
+matched to prompts by their text, grouped, chosen, and written as JSONL. It is run on fewer rows and scaled linearly,
+without its start; what else it does (other tasks, files that those need) is left out, which favours it. `read` decodes
+the columns that pairing needs once, by two threads as ours, and does nothing with them: the limit.
 """
 
 import argparse
@@ -69,9 +69,9 @@ def figures(runs: Sequence[dict[str, Any]]) -> list[Figure]:
         few, *_, most = sorted((run for run in runs if run["side"] == side), key=lambda run: run["rows"])
         peers = [run for run in runs if run["side"] == f"reference {side}"]
         slope = (most["peak"] - few["peak"]) / (most["rows"] - few["rows"])
-        ratios = [peer["seconds"] / peer["rows"] / (most["seconds"] / most["rows"]) for peer in peers]
+        ratios = [peer["work_seconds"] / peer["rows"] / (most["seconds"] / most["rows"]) for peer in peers]
         per_row = statistics.median((peer["peak"] - peer["base"]) / peer["rows"] for peer in peers)
-        scaled = statistics.median(peer["seconds"] / peer["rows"] for peer in peers) * most["rows"]
+        scaled = statistics.median(peer["work_seconds"] / peer["rows"] for peer in peers) * most["rows"]
         rows = f"{side}, {most['rows']:,} rows"
         note = f"the released procedure, scaled from {peers[0]['rows']:,} rows: {scaled:.0f} s, "
         note += f"{per_row * most['rows'] / 2**30:.1f} GiB"
@@ -195,14 +195,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     kind, _, named = arguments.side.rpartition(" ")
-    base = peak()
+    base, began = peak(), time.perf_counter()
     if kind == "reference":
         rows = reference(Path(arguments.given), POOLS[named], arguments.out.with_suffix(".jsonl"))
     elif arguments.side == "read":
         rows = read(json.loads(arguments.given))
     else:
         rows = ours(json.loads(arguments.given), POOLS[arguments.side], arguments.out)
-    print(json.dumps({"rows": rows, "cpu_seconds": time.process_time(), "base": base, "peak": peak()}))
+    took = {"work_seconds": time.perf_counter() - began, "cpu_seconds": time.process_time()}
+    print(json.dumps({"rows": rows, **took, "base": base, "peak": peak()}))
 
 
 if __name__ == "__main__":

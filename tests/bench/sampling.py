@@ -1,10 +1,13 @@
 """Sampling: what shards, Parquet and a store cost `sample` against plain `LLM.generate`, in tokens a second.
 
-All sides answer the same prompts with the same decoding, seeds and engine, and take turns, each round in another order.
+All sides answer the same prompts with the same decoding and engine, and take turns, each round in another order.
 The engine's start is left out on all sides (one engine serves them all): it is the same for all, and would only hide
 what the stage adds. Everything else `sample.run` does is in its time: hashing the model, reading and tokenising
-prompts, identifying languages, Parquet, checksums, the store, the manifest. Plain `generate` gets token ids ready-made,
-as no released script does: its procedure renders text, and reads and writes JSON lines, so this is the harder rival.
+prompts, seeds, identifying languages, Parquet, checksums, the store, the manifest. Plain `generate` has no seeds and
+gets token ids ready-made, as no released script does: its procedure renders text, and reads and writes JSON lines, so
+this is the harder rival. The policy has random weights, so that answers hardly ever end before they have the tokens
+they may have: those of the toy world have 14, and what the stage does once an answer would count for tens of times what
+it is among hundreds.
 The store is a folder, and on a real S3 server too where the tests' is installed (`make .cache/objectstore/installed`).
 """
 
@@ -19,9 +22,10 @@ from unittest import mock
 
 import objectstore
 
+from bench import drawn
 from bench.measuring import Result, Setting, Side, against, turns
-from croco import chat, dataset, engine, prepare, rows, sample
-from croco.engine import Generator, Sampling
+from croco import chat, dataset, engine, prepare, sample
+from croco.engine import Generator
 from croco.prepare import PrepareConfig
 from croco.sample import SampleConfig
 
@@ -35,12 +39,11 @@ def plain(generator: Generator, prompts: Path, config: SampleConfig) -> Side:
     decoding = {name: getattr(config, name) for name in sample.DECODED}
     table = dataset.read(prompts, "prompts", ["prompt_id", "language", "messages"])
     asked = table.sort_by([("language", "ascending"), ("prompt_id", "ascending")]).to_pylist()
-    seeds = [rows.seed_of(config.seed, prompt["prompt_id"], prompt["language"]) for prompt in asked]
     ids = [{"prompt_token_ids": chat.prompt_ids(generator.tokenizer, prompt["messages"])} for prompt in asked]
-    samplings = [SamplingParams(**asdict(Sampling(n=config.n, seed=seed, **decoding))) for seed in seeds]
+    sampling = SamplingParams(n=config.n, **decoding)
 
     def call() -> float:
-        outputs = generator.llm.generate(ids, samplings, use_tqdm=False)
+        outputs = generator.llm.generate(ids, sampling, use_tqdm=False)
         return float(sum(len(answer.token_ids) for request in outputs for answer in request.outputs))
 
     return call
@@ -83,16 +86,18 @@ def read(setting: Setting, count: int) -> Path:
 
 
 def run(setting: Setting) -> Result:
-    policy, prompts = setting.toy / "policy", read(setting, setting.of(320, 32))
-    longest = setting.of(80, 40)
+    prompts, longest = read(setting, setting.of(24, 4)), setting.of(96, 40)
+    policy = drawn.model(
+        setting.work / "policy", reward=False, layers=2, width=setting.of(256, 64), context=setting.of(1024, 512)
+    )
     decoding = {"temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_tokens": longest, "min_room": longest}
-    config = SampleConfig(**decoding, shard_prompts=setting.of(SampleConfig.shard_prompts, 16))
+    config = SampleConfig(**decoding, shard_prompts=setting.of(12, 2))
     generator = engine.load_generator(str(policy))
     with stores(setting.work) as places:
         sides = {PLAIN: plain(generator, prompts, config)}
         for name, location in places.items():
             sides[name] = staged(generator, prompts, policy, setting.work, location, config)
-        few = read(setting, 4)
+        few = read(setting, 1)
         staged(generator, few, policy, setting.work, str(setting.work / "store"), config)()  # loads what is loaded once
         runs = turns(sides, setting.of(3, 1), before=generator.llm.reset_prefix_cache)
     figures = [
