@@ -1,14 +1,10 @@
 """The bench of DPO: its limits by hand, then all of it at a tiny size. No time is asserted."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from bench import dpo
+from bench import dpo, quick
 
 
 def test_the_limit_counts_padded_tokens_four_times_against_ours_three_times() -> None:
@@ -20,17 +16,12 @@ def test_the_limit_counts_padded_tokens_four_times_against_ours_three_times() ->
 
 @pytest.mark.engine
 def test_all_sides_come_to_the_same_losses_and_memory_does_not_hold_the_logits(tmp_path: Path) -> None:
-    command = ["-m", "bench", "dpo", "--toy", str(tmp_path), "--out", str(tmp_path / "out"), "--quick"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    run = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=environment)
-
-    assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads((tmp_path / "out" / "dpo.json").read_text())
-    figures = {figure["name"]: figure["value"] for figure in found["figures"]}
+    figures, detail = quick.run("dpo", tmp_path)
     for case in ("512/128", "about 512/256"):
         assert figures[f"{case}: largest difference of losses"] < 1e-5
-        runs = found["detail"][case]["runs"]
+        runs = detail[case]["runs"]
         assert [(run["side"], run["amount"]) for run in runs] == [(side, 2) for side in ("ours", "released", "stock")]
         ratio = runs[1]["seconds"] / runs[0]["seconds"]
         assert figures[f"{case}: pairs a second"] == pytest.approx(ratio)
-    assert figures["what a vocabulary of 131,072 for 32,768 adds to the peak"] < 0.25  # an allocator keeps some
+    # held, logits and their gradients would be 2 or more; an allocator keeps some
+    assert figures["what a vocabulary of 131,072 for 32,768 adds to the peak"] < 0.5

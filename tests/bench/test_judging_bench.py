@@ -1,14 +1,10 @@
 """The bench of judging at a tiny size. No time is asserted."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from bench import judging
+from bench import judging, quick
 
 
 def test_every_eighth_question_has_the_same_answer_twice() -> None:
@@ -21,14 +17,8 @@ def test_every_eighth_question_has_the_same_answer_twice() -> None:
 
 @pytest.mark.engine
 def test_both_orders_are_asked_and_hardly_more_is_computed_than_they_need(tmp_path: Path) -> None:
-    command = ["-m", "bench", "judging", "--toy", str(tmp_path), "--out", str(tmp_path / "out"), "--quick"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    run = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=environment)
-
-    assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads((tmp_path / "out" / "judging.json").read_text())
-    figures = {figure["name"]: figure["value"] for figure in found["figures"]}
+    figures, detail = quick.run("judging", tmp_path)
     for suffix in ("", ", memory short"):
         assert 1 <= figures[f"tokens computed{suffix}"] <= 1.02
-    amounts = {run["side"]: run["amount"] for run in found["detail"]["enough"]["runs"]}
+    amounts = {run["side"]: run["amount"] for run in detail["enough"]["runs"]}
     assert amounts == {"ours": 2 * 16, "released": 16}

@@ -1,16 +1,12 @@
 """The bench of scoring: its minimum and its counts by hand, then all of it at a tiny size. No time is asserted."""
 
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import tiny
 
-from bench import drawn, scoring
+from bench import drawn, quick, scoring
 
 
 def test_the_minimum_is_each_prompt_and_each_distinct_answer_once() -> None:
@@ -42,17 +38,10 @@ def test_prompts_end_anywhere_in_a_block_and_a_fifth_of_the_answers_are_copies()
 
 @pytest.mark.engine
 def test_both_sides_give_the_same_rewards_and_ours_computes_less(tmp_path: Path) -> None:
-    command = ["-m", "bench", "scoring", "--toy", str(tmp_path), "--out", str(tmp_path / "out"), "--quick"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    run = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=environment)
-
-    assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads((tmp_path / "out" / "scoring.json").read_text())
-    figures = {figure["name"]: figure["value"] for figure in found["figures"]}
+    figures, detail = quick.run("scoring", tmp_path)
     assert figures["largest difference of rewards"] <= scoring.TOLERANCE
     for suffix in ("", ", shuffled, memory short"):
         assert 1 <= figures[f"tokens computed{suffix}"] < figures[f"tokens computed{suffix}, released"]
-    detail = found["detail"]
     assert [(run["round"], run["side"], run["amount"]) for run in detail["enough"]["runs"]] == [
         *((0, "ours", 64), (0, "released", 64)),
         *((1, "released", 64), (1, "ours", 64)),
