@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,16 @@ KEY = ["prompt_id", "language", "sample_index"]
 
 
 @dataclass(frozen=True)
-class Answers:
+class Columns:
+    """Arrays of one length, as the columns of a table."""
+
+    def only(self, kept: NDArray[np.bool_] | slice) -> Self:
+        """The rows of `kept`."""
+        return type(self)(*(getattr(self, field.name)[kept] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Answers(Columns):
     """Scored answers as columns, each [answers], sorted by prompt, language and sample index."""
 
     key: NDArray[np.int64]
@@ -44,10 +54,6 @@ class Answers:
     """finish_reason is `length`."""
     strange: NDArray[np.bool_]
     """Identified as another language than the one asked for, or as none."""
-
-    def only(self, kept: NDArray[np.bool_]) -> "Answers":
-        """Those where `kept` is true."""
-        return Answers(*(getattr(self, field.name)[kept] for field in fields(self)))
 
 
 class Index:

@@ -30,8 +30,6 @@ VERSION = 1
 SMALL_POOL = 16
 """Below this many answers the rule all but becomes best against worst (simulated: P = .96 at 16, 1.0 at 8)."""
 
-PART_ROWS = 20_000
-
 
 @dataclass(frozen=True)
 class PairConfig:
@@ -194,7 +192,7 @@ def work(
             tabulate(index, part, turns.read(slab), pa.concat_tables([spill.read(slab) for spill in texts]), config)
             for slab, part in _by_slab(index, selection)
         )
-        for table in parts(tables, PART_ROWS):
+        for table in parts(tables):
             writer.add(table)
     counts = count_pools("pairs", index, config.pool, answered, *pools, REASONS)
     metrics = summarize(index, selection) | {"not_fit_to_win": candidates.unfit}

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from croco import dataset
-from croco.candidates import Index
+from croco.candidates import Columns, Index
 
 PAIRED, NOT_CHOOSABLE, NO_LOWER_REWARD, SAME_TEXT = range(4)
 REASONS = {NOT_CHOOSABLE: "none_choosable", NO_LOWER_REWARD: "no_lower_reward", SAME_TEXT: "same_text"}
@@ -41,7 +41,7 @@ def choose(
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Columns):
     """Pairs as columns, each [pairs], sorted by pool."""
 
     pool: NDArray[np.int64]
@@ -57,10 +57,6 @@ class Selection:
     std: NDArray[np.float64]
     worst: NDArray[np.bool_]
     """Whether rejected has the pool's lowest reward."""
-
-    def only(self, kept: NDArray[np.bool_] | slice) -> "Selection":
-        """The pairs of `kept`."""
-        return Selection(*(getattr(self, field.name)[kept] for field in fields(self)))
 
 
 def together(selections: Sequence[Selection]) -> Selection:

@@ -24,7 +24,6 @@ from croco.spill import parts, scratch
 from croco.writer import Writer
 
 VERSION = 2
-PART_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def best(
             _rows(turns.read(slab).sort_by("place"), texts.read(slab).sort_by("key")["text"], reward[slabs == slab])
             for slab in np.unique(slabs).tolist()
         )
-        for table in parts(tables, PART_ROWS):
+        for table in parts(tables):
             writer.add(table)
     return [*pools.counts(), *tally.counts()]
 

@@ -28,6 +28,8 @@ BUFFER_BYTES = 1 << 20
 """Of a column read from its file at once."""
 WAITING_BYTES = 1 << 24
 """Of rows that wait to be put away together."""
+PART_ROWS = 20_000
+"""Of a file of pairs or of SFT rows."""
 
 DICTIONARIES = ("prompt_id", "language", "finish_reason", "identified")
 """Columns of few distinct values in a file."""
@@ -130,7 +132,7 @@ def scan(
             yield from waiting.popleft().result()
 
 
-def parts(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+def parts(tables: Iterable[pa.Table], size: int = PART_ROWS) -> Iterator[pa.Table]:
     """The rows of `tables` by `size`, the last fewer; each in one piece, as its file's bytes depend on that."""
     kept: list[pa.Table] = []
     for table in tables:

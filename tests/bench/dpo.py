@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bench.measuring import Figure, Result, Setting, Side, against, turns
+from bench.measuring import Figure, Result, Setting, Side, against, resident, turns
 from croco import encoding, trainer
 from croco.train import TrainConfig
 
@@ -146,15 +146,10 @@ def epoch(made: Any, losses: list[float]) -> Side:
 def peak(made: Any) -> int:
     """Bytes that one epoch takes at its highest beyond what there was before it."""
     gc.collect()
-    before = _status("VmRSS")
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the highest starts anew
     made.train()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    return resident("VmHWM") - before
 
 
 def growth(work: Path) -> tuple[float, dict[str, int]]:

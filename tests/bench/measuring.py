@@ -100,6 +100,12 @@ def spread(values: Sequence[float], **more: Any) -> Figure:
     return Figure(value=statistics.median(values), low=min(values), high=max(values), **more)
 
 
+def resident(name: str) -> int:
+    """Bytes of resident memory of this process: VmRSS now, VmHWM at its highest."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import torch

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import answers
-from bench.measuring import Figure, Result, Setting, spread
-from bench.pairing import GROUPS, child, peak
+from bench.measuring import Figure, Result, Setting, resident, spread
+from bench.pairing import GROUPS, child
 from croco import dataset, report
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     else:
         report.run(out=arguments.out, **given, pairs=pairs)
     rows = sum(dataset.load_manifest(directory).rows for directory in given["scores"])
-    print(json.dumps({"rows": rows, "cpu_seconds": time.process_time(), "peak": peak()}))
+    print(json.dumps({"rows": rows, "cpu_seconds": time.process_time(), "peak": resident("VmHWM")}))
 
 
 if __name__ == "__main__":

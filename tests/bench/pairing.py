@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench import answers
-from bench.measuring import Figure, Result, Setting, spread
+from bench.measuring import Figure, Result, Setting, resident, spread
 from croco import dataset, pair
 from croco.pair import PairConfig
 
@@ -95,13 +95,6 @@ def child(side: str, given: str, work: Path, module: str = "bench.pairing") -> d
     found = {"side": side, "seconds": time.perf_counter() - began, **json.loads(done.stdout.splitlines()[-1])}
     print(json.dumps(found), file=sys.stderr, flush=True)
     return found
-
-
-def peak() -> int:
-    """Bytes of resident memory this process has had at most."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    [size] = [line.split()[1] for line in lines if line.startswith("VmHWM")]
-    return int(size) * 1024
 
 
 def ours(groups: Sequence[dict[str, str]], pool: str, out: Path) -> int:
@@ -195,7 +188,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     kind, _, named = arguments.side.rpartition(" ")
-    base, began = peak(), time.perf_counter()
+    base, began = resident("VmHWM"), time.perf_counter()
     if kind == "reference":
         rows = reference(Path(arguments.given), POOLS[named], arguments.out.with_suffix(".jsonl"))
     elif arguments.side == "read":
@@ -203,7 +196,7 @@ def main() -> None:
     else:
         rows = ours(json.loads(arguments.given), POOLS[arguments.side], arguments.out)
     took = {"work_seconds": time.perf_counter() - began, "cpu_seconds": time.process_time()}
-    print(json.dumps({"rows": rows, **took, "base": base, "peak": peak()}))
+    print(json.dumps({"rows": rows, **took, "base": base, "peak": resident("VmHWM")}))
 
 
 if __name__ == "__main__":
