@@ -9,6 +9,8 @@ OUT ?=
 WORKERS ?= 2
 # Benches to run; all by default.
 BENCH ?=
+# The study that `make study` runs.
+CONFIG ?= pipelines/configs/toy.yaml
 # JSON file with the digests of a registry's images, without which a package is compiled for no caching.
 IMAGES ?=
 # Images to build, of cpu, gpu and euroeval; all by default. VARIANT=cpu is for machines without a GPU.
@@ -31,7 +33,7 @@ LINT := .cache/lint
 ALPACA := .cache/alpaca
 
 .DEFAULT_GOAL := help
-.PHONY: help install toy run test test-fast lint format signal chaos bench bench-quick winrates compile images images-test lock clean
+.PHONY: help install toy run study test test-fast lint format signal chaos bench bench-quick winrates compile images images-test lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +70,9 @@ toy: install  ## train the toy world (cached in .cache/toy)
 
 run: toy  ## the whole flow on the toy world; prints the path of its report
 	$(BIN)/python -m pipelines run --toy $(TOY) $(if $(OUT),--out $(OUT))
+
+study: toy  ## every arm of the paper's comparison on the toy world; prints the path of its report (CONFIG=FILE for another)
+	$(BIN)/python -m pipelines run --pipeline study --config $(CONFIG) --toy $(TOY) $(if $(OUT),--out $(OUT))
 
 test: lint toy $(OBJECTSTORE)/installed $(LINT)/installed $(ALPACA)/installed  ## every test, with real vLLM, TRL, EuroEval and kfp.local
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

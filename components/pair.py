@@ -1,5 +1,8 @@
 """Pair, as a component."""
 
+# ruff: noqa: UP045 - kfp does not read `X | None`
+from typing import Optional
+
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Output
 
@@ -10,7 +13,6 @@ from components import images
 def pair(
     prompts: Input[Dataset],
     samples: Input[list[Dataset]],
-    scores: Input[list[Dataset]],
     pairs: Output[Dataset],
     metrics: Output[Metrics],
     pool: str = "language",
@@ -19,10 +21,16 @@ def pair(
     prompt_source: str = "chosen",
     language_guard: str = "count",
     cut_may_win: bool = False,
+    languages: list[str] = [],  # noqa: B006
+    n: Optional[int] = None,
     seed: int = 0,
     store: str = "",
+    scores: Input[list[Dataset]] = None,
+    scored: Input[Dataset] = None,
 ) -> None:
-    """Preference pairs of scored answers; `prompts` is a folder of data sets, samples and scores are lists of them."""
+    """Preference pairs of scored answers; `prompts` is a folder of data sets, samples and scores are lists of them, and
+    `scored` are scores in one piece.
+    """
     from pathlib import Path
 
     from components import scalars
@@ -35,12 +43,14 @@ def pair(
         prompt_source=prompt_source,
         language_guard=language_guard,
         cut_may_win=cut_may_win,
+        languages=tuple(languages),
+        n=n,
         seed=seed,
     )
     manifest = run(
         prompts=sorted(Path(prompts.path).iterdir()),
         samples=[Path(part.path) for part in samples],
-        scores=[Path(part.path) for part in scores],
+        scores=[Path(part.path) for part in [*(scores or []), scored] if part],
         out=Path(pairs.path),
         store=store or None,
         config=config,

@@ -23,6 +23,8 @@ def resolve(
     reward_revision: Optional[str] = None,
     judge_revision: Optional[str] = None,
     questions_revision: Optional[str] = None,
+    aligner: str = "",
+    aligner_revision: Optional[str] = None,
     n: int = 64,
     temperature: Optional[float] = None,
     top_p: Optional[float] = None,
@@ -37,6 +39,7 @@ def resolve(
     judge=str,
     questions=str,
     benchmark_datasets=str,
+    aligner=str,
     temperature=float,
     top_p=float,
     top_k=int,
@@ -53,6 +56,7 @@ def resolve(
         judge=judge,
         questions=questions,
         benchmark_datasets=benchmark_datasets,
+        aligner=aligner,
         revisions={
             "source": source_revision,
             "translator": translator_revision,
@@ -60,6 +64,7 @@ def resolve(
             "reward": reward_revision,
             "judge": judge_revision,
             "questions": questions_revision,
+            "aligner": aligner_revision,
         },
         decoding={"n": n, "temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens},
     )

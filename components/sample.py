@@ -4,7 +4,7 @@
 from typing import Optional
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Metrics, Output
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
 from components import images
 
@@ -29,8 +29,11 @@ def sample(
     group: str = "0",
     groups: str = "1",
     store: str = "",
+    trained: Input[Model] = None,
 ) -> None:
-    """The policy's answers, n a prompt, or a share of them; `prompts` is a folder of data sets."""
+    """The answers, n a prompt or a share of them, of the policy or of what `train` made of it; `prompts` is a folder of
+    data sets.
+    """
     from pathlib import Path
 
     from components import scalars
@@ -50,8 +53,8 @@ def sample(
     )
     manifest = run(
         prompts=sorted(Path(prompts.path).iterdir()),
-        model=model,
-        revision=revision,
+        model=f"{trained.path}/merged" if trained else model,
+        revision=None if trained else revision,
         out=Path(samples.path),
         store=store or None,
         share=Share(tuple(languages.split(",")) if languages else (), int(group), int(groups)),

@@ -1,5 +1,8 @@
 """Select, as a component."""
 
+# ruff: noqa: UP045 - kfp does not read `X | None`
+from typing import Optional
+
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Output
 
@@ -14,6 +17,8 @@ def select(
     completion: str = "reference",
     pool: str = "language",
     cut_may_win: bool = False,
+    languages: list[str] = [],  # noqa: B006
+    n: Optional[int] = None,
     store: str = "",
     samples: Input[list[Dataset]] = None,
     scores: Input[list[Dataset]] = None,
@@ -24,12 +29,13 @@ def select(
     from components import scalars
     from croco.select import SelectConfig, run
 
+    config = SelectConfig(completion=completion, pool=pool, cut_may_win=cut_may_win, languages=tuple(languages), n=n)
     manifest = run(
         prompts=sorted(Path(prompts.path).iterdir()),
         samples=[Path(part.path) for part in samples or []],
         scores=[Path(part.path) for part in scores or []],
         out=Path(rows.path),
         store=store or None,
-        config=SelectConfig(completion=completion, pool=pool, cut_may_win=cut_may_win),
+        config=config,
     )
     scalars.log(manifest, metrics)

@@ -17,6 +17,8 @@ def train(
     training: Output[Artifact],
     metrics: Output[Metrics],
     revision: Optional[str] = None,
+    reward: Optional[str] = None,
+    reward_revision: Optional[str] = None,
     method: str = "dpo",
     learning_rate: Optional[float] = None,
     beta: float = 0.1,
@@ -24,13 +26,26 @@ def train(
     global_batch: int = 64,
     micro_batch: int = 1,
     max_length: int = 4096,
+    nll: float = 0.0,
+    off_policy: bool = False,
     lora_rank: int = 16,
     packed: bool = True,
     seed: int = 42,
+    online_answers: int = 16,
+    online_temperature: float = 1.0,
+    online_top_p: float = 1.0,
+    online_top_k: int = 0,
+    online_max_tokens: int = 4096,
+    online_rejected_target: str = "mean-2std",
+    online_k: float = 2.0,
     store: str = "",
     trainjob: dict = {},  # noqa: B006 - kfp takes a literal only
+    start: Input[Model] = None,
 ) -> None:
-    """A LoRA adapter on pairs (dpo) or SFT rows (sft) and the model it is merged into; and their metrics alone."""
+    """A LoRA adapter on pairs (dpo), SFT rows (sft) or a folder of prompts (online), merged too; and metrics alone.
+
+    With `start`, from what `train` made of the model.
+    """
     from pathlib import Path
 
     from components import scalars
@@ -44,14 +59,25 @@ def train(
         global_batch=global_batch,
         micro_batch=micro_batch,
         max_length=max_length,
+        nll=nll,
+        off_policy=off_policy,
         lora_rank=lora_rank,
         packed=packed,
         seed=seed,
+        online_answers=online_answers,
+        online_temperature=online_temperature,
+        online_top_p=online_top_p,
+        online_top_k=online_top_k,
+        online_max_tokens=online_max_tokens,
+        online_rejected_target=online_rejected_target,
+        online_k=online_k,
     )
     manifest = run(
-        data=[Path(data.path)],
-        model=model,
-        revision=revision,
+        data=sorted(Path(data.path).iterdir()) if method == "online" else [Path(data.path)],
+        model=f"{start.path}/merged" if start else model,
+        revision=None if start else revision,
+        reward=reward,
+        reward_revision=reward_revision,
         out=Path(trained.path),
         store=store or None,
         trainjob=trainjob,

@@ -6,27 +6,23 @@ of prompts in all their languages, and chosen from a slab at a time, so that of 
 each pool some numbers.
 """
 
+import functools
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from croco import dataset
+from croco.index import INDEX_BITS, Index, Part
 from croco.rows import CONTRACTS
 from croco.spill import Spill, scan
 
-INDEX_BITS = 31
-"""Bits of a key that hold the sample index (an int32 that is never negative)."""
-SLAB_ROWS = 1 << 18
-"""Answers of a slab, on average: 30 MB while they are chosen from."""
-MOST_SLABS = 256
-"""Each is an open file in each of two spills."""
 KEY = ["prompt_id", "language", "sample_index"]
 
 
@@ -56,72 +52,15 @@ class Answers(Columns):
     """Identified as another language than the one asked for, or as none."""
 
 
-class Index:
-    """Prompts by number: turns (prompt_id, language, sample_index) into one integer that sorts the same way."""
+def sampler_of(samples: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
+    """{policy: identity} of the model whose answers these are; empty where their manifests do not say.
 
-    def __init__(self, prompts: pa.Table, answers: int) -> None:
-        """`answers`: how many there are in all, by which prompts are dealt to slabs."""
-        dataset.unique(prompts, "prompts")
-        self.ids = pc.unique(prompts["prompt_id"]).sort()
-        self.languages = pc.unique(prompts["language"]).sort()
-        base = pc.list_element(pc.split_pattern(self.languages, "-"), 0)
-        self.bases = pc.unique(base)
-        self._base = pc.index_in(base, self.bases).to_numpy().astype(np.int64)
-        self.places = np.sort(self._number(prompts))
-        self._asked = np.zeros(len(self.ids) * len(self.languages) + 1, bool)
-        self._asked[self.places] = True
-        self.slabs = max(min(-(-answers // SLAB_ROWS), MOST_SLABS, len(self.ids)), 1)
-
-    @classmethod
-    def of(cls, prompts: Sequence[Path], samples: Sequence[Path]) -> "Index":
-        """The index of datasets of prompts, for the answers that `samples` have."""
-        answers = sum(dataset.load_manifest(directory, "samples").rows for directory in samples)
-        return cls(dataset.read(prompts, "prompts", ["prompt_id", "language"]), answers)
-
-    def _number(self, table: pa.Table) -> NDArray[np.int64]:
-        """The place of each row; -1 where its prompt or its language is none of these."""
-        prompt, code = _codes(table["prompt_id"], self.ids), _codes(table["language"], self.languages)
-        return np.where((prompt < 0) | (code < 0), -1, prompt * len(self.languages) + code)
-
-    def place(self, table: pa.Table, name: str) -> NDArray[np.int64]:
-        """Each row's prompt in its language. Raises: ValueError where a row belongs to no prompt."""
-        place = self._number(table)
-        strange = ~self._asked[place]
-        if strange.any():
-            row = table.select(["prompt_id", "language"]).slice(int(strange.argmax()), 1).to_pylist()[0]
-            raise ValueError(
-                f"{name}: found a row without a prompt, {row}; expected none; "
-                "give every prompts dataset that was sampled"
-            )
-        return place
-
-    def keys(self, table: pa.Table, name: str) -> NDArray[np.int64]:
-        """A row's key. Raises: as place."""
-        return self.place(table, name) << INDEX_BITS | table["sample_index"].to_numpy().astype(np.int64)
-
-    def slab(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The slab of each place; it does not fall as places rise, and all languages of a prompt are in one."""
-        return place // len(self.languages) * self.slabs // len(self.ids)
-
-    def scores(self, scores: pa.Table) -> pa.Table:
-        """key and reward of rows of scores."""
-        return pa.table({"key": self.keys(scores, "scores"), "reward": scores["reward"]})
-
-    def answers(self, samples: pa.Table) -> pa.Table:
-        """key, cut and strange of rows of samples."""
-        key = self.keys(samples, "samples")
-        asked = self._base[(key >> INDEX_BITS) % len(self.languages)]
-        strange = _codes(samples["identified"], self.bases) != asked
-        cut = _codes(samples["finish_reason"], pa.array(["length"])) == 0
-        return pa.table({"key": key, "cut": cut, "strange": strange})
-
-
-def _codes(column: pa.ChunkedArray, values: pa.Array) -> NDArray[np.int64]:
-    """The place in `values` of each value of `column`, -1 where it is null or not among them."""
-    column = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
-    column = column.unify_dictionaries().combine_chunks()
-    codes = pc.fill_null(pc.index_in(column.dictionary, values), -1).to_numpy().astype(np.int64)
-    return np.append(codes, -1)[pc.fill_null(column.indices, -1).to_numpy()]
+    Raises: ValueError for answers of several models.
+    """
+    found = [dataset.load_manifest(directory, "samples").models.get("policy", {}) for directory in samples]
+    if len({json.dumps(identity, sort_keys=True) for identity in found}) > 1:
+        raise ValueError(f"samples: found answers of several models, {found}; expected those of one")
+    return {"policy": found[0]} if found[0] else {}
 
 
 class Candidates:
@@ -132,6 +71,8 @@ class Candidates:
         self.index, self.samples, self.folder = index, samples, folder
         self.unfit = {code: {"cut": 0, "other_language": 0} for code in index.languages.to_pylist()}
         """Per language how many of the answers that `load` read are cut or in another language, scored or not."""
+        self.left_out: Counter[str] = Counter()
+        """Per language how many answers are not of the index's part."""
         self._scores = Spill(folder / "scores", pa.schema({"key": pa.int64(), "reward": pa.float32()}))
         self._answers = Spill(
             folder / "answers", pa.schema({"key": pa.int64(), "cut": pa.bool_(), "strange": pa.bool_()})
@@ -140,15 +81,22 @@ class Candidates:
             (self._scores, scores, "scores", ["reward"], index.scores),
             (self._answers, samples, "samples", ["finish_reason", "identified"], index.answers),
         ]:
-            for table in scan(directories, contract, [*KEY, *columns], narrow, f"reading {contract}"):
+            work = functools.partial(_of_part, index.part, narrow)
+            for table, left in scan(directories, contract, [*KEY, *columns], work, f"reading {contract}"):
                 spill.add(index.slab(table["key"].to_numpy() >> INDEX_BITS), table)
+                if contract == "samples":
+                    self.left_out.update(left)
 
     def load(self, tally: dataset.Tally) -> Iterator[tuple[Answers, NDArray[np.int64]]]:
         """Slab by slab: (every answer with a finite reward, every place that has an answer).
 
-        Answers without a score, or with one that is not finite, are counted as dropped. Raises, at the end: ValueError
+        Answers that are not of the part, without a score, or with one that is not finite, are counted as dropped.
+        Raises, at the end: ValueError
         for a score without an answer, a key that stands twice, or if no reward is finite.
         """
+        for code, number in self.left_out.items():
+            tally.take(code, number)
+            tally.drop(code, "left_out", number)
         twice, scored, orphans, finite = Counter[str](), 0, 0, 0
         for slab in range(self.index.slabs):
             every, score_key = self._join(slab)
@@ -208,6 +156,7 @@ class Candidates:
         spill = Spill(self.folder / name, pa.schema({"key": pa.int64(), "text": pa.large_string()}))
 
         def wanted(table: pa.Table) -> pa.Table:
+            table = self.index.part.of(table)
             key = self.index.keys(table, "samples")
             here = _among(key, keys)
             return pa.table({"key": key[here], "text": table["text"].filter(pa.array(here)).cast(pa.large_string())})
@@ -222,6 +171,7 @@ class Candidates:
         spill = Spill(self.folder / "prompts", pa.schema([pa.field("place", pa.int64()), *fields]))
 
         def wanted(table: pa.Table) -> pa.Table:
+            table = self.index.part.of(table)
             place = self.index.place(table, "prompts")
             here = _among(place, places)
             table = table.filter(pa.array(here)).select(columns).cast(pa.schema(fields))
@@ -230,6 +180,15 @@ class Candidates:
         for table in scan(prompts, "prompts", ["prompt_id", "language", *columns], wanted, "reading prompts"):
             spill.add(self.index.slab(table["place"].to_numpy()), table)
         return spill
+
+
+def _of_part(part: Part, narrow: Callable[[pa.Table], pa.Table], table: pa.Table) -> tuple[pa.Table, Counter[str]]:
+    """(what `narrow` makes of the rows of `part`, how many other rows each language has)."""
+    kept, left = part.of(table), Counter[str]()
+    if len(kept) < len(table):
+        left.update(table["language"].to_pylist())
+        left.subtract(kept["language"].to_pylist())
+    return narrow(kept), left
 
 
 def _among(values: NDArray[np.int64], sorted_values: NDArray[np.int64]) -> NDArray[np.bool_]:

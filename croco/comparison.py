@@ -9,9 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from croco import dataset, evidence, languages, likeness, paired
+from croco import dataset, evidence, languages, likeness, paired, readings
 from croco.likeness import PASS, REFUSE, UNKNOWN, Check, Evidence
-from croco.winrate import SCORE
 
 
 class Policy(Protocol):
@@ -57,7 +56,7 @@ def against_last(tuned: Evidence, last: Evidence, version: str) -> Iterator[Chec
 
 def _benchmarks(name: str, after: Path, before: Path, wanted: Sequence[str]) -> Iterator[Check]:
     """By language: the mean paired change of its data sets' first metric, EuroEval's main one."""
-    scores = [_main_scores(path) for path in (before, after)]
+    scores = [readings.main_scores(path) for path in (before, after)]
     for code in wanted or sorted({language for language, _ in scores[0]}):
         here = [
             {benchmark: found for (language, benchmark), found in side.items() if language == code} for side in scores
@@ -80,7 +79,7 @@ def _arena(tuned: Evidence, base: Evidence, policy: Policy) -> Iterator[Check]:
     """By language whether enough was judged and is not below parity; over all whether it lies above."""
     assert tuned.verdicts
     rates = {row["language"]: row for row in dataset.load_manifest(tuned.verdicts).metrics["win_rates"]}
-    codes = policy.questions_languages or sorted(_faithful(base.answers))
+    codes = policy.questions_languages or sorted(readings.faithful(base.answers))
     for code in codes:
         row = rates.get(code)
         if row is None or row["questions"] < policy.min_questions:
@@ -111,7 +110,7 @@ def _arena(tuned: Evidence, base: Evidence, policy: Policy) -> Iterator[Check]:
 
 def _questions(name: str, after: Path, before: Path) -> Iterator[Check]:
     """By language: the mean change of the questions' scores against one base, as one judge saw them."""
-    scores = [_question_scores(path) for path in (before, after)]
+    scores = [readings.question_scores(path) for path in (before, after)]
     for code in sorted({language for language, _ in scores[0]}):
         both = [key for key in scores[0].keys() & scores[1].keys() if key[0] == code]
         if len(both) < 2:
@@ -125,7 +124,7 @@ def _questions(name: str, after: Path, before: Path) -> Iterator[Check]:
 
 def _fidelity(name: str, after: Path, before: Path, wanted: Sequence[str]) -> Iterator[Check]:
     """By language: the change of the share of answers in the language asked for, over questions both answered."""
-    hits = [_faithful(path) for path in (before, after)]
+    hits = [readings.faithful(path) for path in (before, after)]
     for code in wanted or sorted(hits[0]):
         sides = [side.get(code, {}) for side in hits]
         both = sorted(sides[0].keys() & sides[1].keys())
@@ -144,36 +143,6 @@ def _not_lower(name: str, code: str, low: float | None, high: float | None, text
     verdict = {evidence.LOWER: REFUSE, evidence.UNKNOWN: UNKNOWN}.get(evidence.verdict(low, high, parity), PASS)
     more = {REFUSE: "; expected no loss beyond the interval", UNKNOWN: "; expected an interval"}.get(verdict, "")
     return Check(name, code, verdict, text + more)
-
-
-def _main_scores(path: Path) -> dict[tuple[str, str], list[float]]:
-    """(language, data set) -> the iterations of its first metric, which is EuroEval's main one."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for row in dataset.read(path, "benchmarks").to_pylist():
-        found.setdefault((row["language"], row["benchmark"]), row["iterations"])
-    return found
-
-
-def _question_scores(path: Path) -> dict[tuple[str, str], float]:
-    """(language, question) -> mean score of its two orders, where both could be read."""
-    columns = ["question_id", "language", "verdict"]
-    verdicts: dict[tuple[str, str], list[str | None]] = {}
-    for row in dataset.read(path, "verdicts", columns).to_pylist():
-        verdicts.setdefault((row["language"], row["question_id"]), []).append(row["verdict"])
-    return {
-        key: sum(SCORE[verdict] for verdict in pair if verdict) / len(pair)
-        for key, pair in verdicts.items()
-        if all(pair)
-    }
-
-
-def _faithful(path: Path) -> dict[str, dict[str, bool]]:
-    """Language -> question -> whether its answer is in that language."""
-    found: dict[str, dict[str, bool]] = {}
-    for row in dataset.read(path, "answers", ["question_id", "language", "identified"]).to_pylist():
-        in_language = row["identified"] == languages.get(row["language"]).base
-        found.setdefault(row["language"], {})[row["question_id"]] = in_language
-    return found
 
 
 def _name(code: str) -> str:

@@ -1,4 +1,4 @@
-"""Encoding: pairs or SFT rows -> the token ids that the trainer reads.
+"""Encoding: pairs, SFT rows or prompts -> the token ids that the trainer reads.
 
 Rows become ids by croco.chat, as they do where answers are sampled and scored. A row that cannot be trained on as it is
 is dropped and counted, never cut.
@@ -8,19 +8,28 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from croco import chat, dataset, rows
+from croco import chat, dataset, likeness, rows
 
-CONTRACT = {"dpo": "pairs", "sft": "sft"}
+if TYPE_CHECKING:
+    from croco.train import TrainConfig
+
+CONTRACT = {"dpo": "pairs", "sft": "sft", "online": "prompts"}
 """What each method trains on."""
 COLUMNS = {
     "dpo": ["pair_id", "prompt_language", "prompt", "chosen", "rejected", "split"],
     "sft": ["prompt_id", "language", "prompt", "completion", "split"],
+    "online": ["prompt_id", "language", "messages", "split"],
 }
+UNIT = {"dpo": "pairs", "sft": "rows", "online": "prompts"}
+"""What a row is called where rows are counted."""
+IDS = pa.list_(pa.int32())
+PROMPT = pa.struct([("messages", rows.MESSAGES), ("ids", IDS)])
+"""Of a row that is still to be answered: the turns, which the reward model reads too, and their ids."""
 PREFIX_LIMIT = 0.01
 """Above this share of rows whose prompt is not a prefix of their conversation, the template is at fault (ours)."""
 
@@ -34,6 +43,24 @@ def check(data: list[Path], method: str) -> None:
             )
 
 
+def check_policy(data: list[Path], base: Mapping[str, Any], off_policy: bool) -> None:
+    """That answers to train on are the base model's own; data that do not say whose they are pass.
+
+    Raises: ValueError for those of other weights, unless `off_policy`.
+    """
+    for directory in data:
+        policy = dataset.load_manifest(directory).models.get("policy")
+        if policy and not off_policy and likeness.weights(policy) != likeness.weights(base):
+            raise ValueError(
+                f"{directory}: found answers of {_named(policy)}; expected those of {_named(base)}, which is trained; "
+                "sample from that model, or add --off-policy where another model's answers are meant"
+            )
+
+
+def _named(model: Mapping[str, Any]) -> str:
+    return f"{model['id']} ({likeness.weights(model)})"
+
+
 def read(data: list[Path], method: str) -> pa.Table:
     """The rows of all datasets in the order of their keys. Raises: ValueError for an unknown split."""
     contract = CONTRACT[method]
@@ -45,11 +72,15 @@ def read(data: list[Path], method: str) -> pa.Table:
 
 def encode(
     data: Iterable[Mapping[str, Any]], tokenizer: Any, method: str, max_length: int, tally: dataset.Tally
-) -> Iterator[dict[str, list[int]]]:
+) -> Iterator[dict[str, Any]]:
     """Token ids of each row that can be trained on, as TRL takes them; the others are counted by reason.
 
-    Pairs give prompt_ids, chosen_ids, rejected_ids; SFT rows give input_ids and labels, -100 on the prompt.
+    Pairs give prompt_ids, chosen_ids, rejected_ids; SFT rows give input_ids and labels, -100 on the prompt; prompts
+    give themselves, as PROMPT.
     """
+    if method == "online":
+        yield from _prompts(data, tokenizer, max_length, tally)
+        return
     for row in data:
         language = row["prompt_language" if method == "dpo" else "language"]
         answers = [row["chosen"], row["rejected"]] if method == "dpo" else [row["completion"]]
@@ -71,12 +102,29 @@ def encode(
                 yield {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
 
 
-def write(path: Path, encoded: Iterator[dict[str, list[int]]]) -> int:
+def _prompts(
+    data: Iterable[Mapping[str, Any]], tokenizer: Any, max_length: int, tally: dataset.Tally
+) -> Iterator[dict[str, Any]]:
+    for row in data:
+        language, messages = row["language"], row["messages"]
+        tally.take(language)
+        if row["split"] == "eval":
+            tally.drop(language, "held_out")  # there are no answers to evaluate on
+        elif chat.special_token_in(tokenizer, messages):
+            tally.drop(language, "special_token")
+        elif len(ids := chat.prompt_ids(tokenizer, messages)) > max_length:
+            tally.drop(language, "over_long")
+        else:
+            tally.keep(language)
+            yield {"prompt": {"messages": messages, "ids": ids}}
+
+
+def write(path: Path, encoded: Iterator[dict[str, Any]]) -> int:
     """Write rows of ids as an Arrow stream, a thousand at a time, if there are any; how many."""
     number = 0
     writer: pa.RecordBatchStreamWriter | None = None
     while chunk := list(itertools.islice(encoded, 1000)):
-        schema = pa.schema([(name, pa.list_(pa.int32())) for name in chunk[0]])
+        schema = pa.schema([(name, PROMPT if name == "prompt" else IDS) for name in chunk[0]])
         writer = writer or pa.ipc.new_stream(path, schema)
         writer.write_batch(pa.RecordBatch.from_pylist(chunk, schema=schema))
         number += len(chunk)
@@ -86,8 +134,10 @@ def write(path: Path, encoded: Iterator[dict[str, list[int]]]) -> int:
 
 
 def tokens_in(path: Path) -> int:
-    """Tokens that one pass over the rows of `path` reads; a pair's prompt is read twice."""
+    """Tokens that one pass over the rows of `path` reads; a pair's prompt is read twice, one to be answered once."""
     table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    if "prompt" in table.column_names:
+        return int(pc.sum(pc.list_value_length(pc.struct_field(table["prompt"], "ids"))).as_py())
     length = {name: pc.sum(pc.list_value_length(table[name])).as_py() for name in table.column_names}
     return length["input_ids"] if "labels" in length else sum(length.values()) + length["prompt_ids"]
 
@@ -105,7 +155,7 @@ def write_splits(
     counts: list[dataset.Count] = []
     numbers: dict[str, int] = {}
     for split in ("train", "eval"):
-        tally = dataset.Tally(f"{split} {'pairs' if method == 'dpo' else 'rows'}")
+        tally = dataset.Tally(f"{split} {UNIT[method]}")
         part = table.filter(pc.equal(table["split"], split))
         found = (row for batch in part.to_batches(max_chunksize=1000) for row in batch.to_pylist())
         bar = tqdm(found, desc=f"tokenising {tally.unit}", total=len(part))
@@ -123,3 +173,19 @@ def write_splits(
             f"train: found no row of split train to train on; expected at least one; dropped: {dict(dropped)}"
         )
     return counts, numbers
+
+
+def accumulation(config: "TrainConfig", processes: int) -> int:
+    """Micro-batches a process accumulates before an optimizer step. Raises: ValueError if that is no whole number."""
+    at_once = config.micro_batch * processes
+    if config.global_batch % at_once:
+        raise ValueError(
+            f"global_batch: found {config.global_batch}; expected a multiple of {at_once} "
+            f"(micro_batch {config.micro_batch} x {processes} processes)"
+        )
+    return config.global_batch // at_once
+
+
+def repeated(number: int, config: "TrainConfig", processes: int) -> int:
+    """How many of `number` rows are trained on twice an epoch, so that several processes have as many each."""
+    return -number % (config.micro_batch * processes) if processes > 1 else 0

@@ -121,8 +121,8 @@ def load_generator(
 def load_classifier(
     model: str, revision: str | None = None, *, max_model_len: int | None = None, gpus: int = 1
 ) -> Classifier:
-    """The reward model of a local folder or hub id. Raises: ValueError if it is not one (see `_check_reward`)."""
-    _check_reward(model, revision)
+    """The reward model of a local folder or hub id. Raises: ValueError if it is not one (see `check_reward`)."""
+    check_reward(model, revision)
     tokenizer = chat.load_tokenizer(model, revision)
     llm = _llm(model, revision, max_model_len=max_model_len, gpus=gpus, runner="pooling")
     return Classifier(llm, tokenizer, gpus * on_gpus())
@@ -133,7 +133,7 @@ def plain_rewards(model: str, revision: str | None, conversations: Sequence[list
 
     Call it before an engine is loaded: on a GPU both together would not fit. The weights are gone when it returns.
     """
-    _check_reward(model, revision)
+    check_reward(model, revision)
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -176,7 +176,7 @@ def _config(model: str, revision: str | None) -> Any:
     return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
 
 
-def _check_reward(model: str, revision: str | None) -> None:
+def check_reward(model: str, revision: str | None) -> None:
     """Raises: ValueError for a model that would get a head of random weights, or has more labels than one."""
     config = _config(model, revision)
     names = config.architectures or []

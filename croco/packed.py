@@ -36,7 +36,7 @@ def obstacle(base: Path, config: "TrainConfig") -> str | None:
     from transformers import AutoConfig
 
     if not (config.packed and config.method == "dpo"):
-        return "not asked for" if config.method == "dpo" else "sft has no pairs"
+        return "not asked for" if config.method == "dpo" else f"{config.method} has no pairs"
     model = AutoConfig.from_pretrained(base, trust_remote_code=False)
     if model.model_type not in ARCHITECTURES:
         return f"found a model of type {model.model_type}; expected one of {', '.join(ARCHITECTURES)}"

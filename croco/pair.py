@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from croco import checks, dataset, rows
-from croco.candidates import INDEX_BITS, Answers, Candidates, Index
+from croco.candidates import Answers, Candidates, sampler_of
+from croco.index import INDEX_BITS, Index, Part
 from croco.pools import NOTHING, PAIRED, REASONS, Selection, choose, count_pools, together
 from croco.rows import CONTRACTS
 from croco.spill import Spill, parts, scratch
@@ -49,6 +50,10 @@ class PairConfig:
     from being chosen (ours)."""
     cut_may_win: bool = False
     """Whether an answer cut at the token limit may be chosen (reference code: yes; ours: it teaches to stop short)."""
+    languages: tuple[str, ...] = ()
+    """Only the answers in these; none: in all (paper: a language, or all)."""
+    n: int | None = None
+    """Only the first so many answers of a prompt, 2 or more; None: all (paper: all 64, and fewer in an ablation)."""
     seed: int = 0
     """For `--prompt-source random` (ours)."""
 
@@ -57,6 +62,7 @@ class PairConfig:
         checks.one_of(self, "rejected_target", ("mean-2std", "q1", "min"))
         checks.one_of(self, "prompt_source", ("chosen", "rejected", "random"))
         checks.one_of(self, "language_guard", ("count", "exclude"))
+        checks.part(self)
         if not 0 < self.k < math.inf:
             raise ValueError(f"k: found {self.k}; expected a positive number of standard deviations")
 
@@ -167,14 +173,15 @@ def run(
     writer = Writer(out, "pairs", stage="pair", version=VERSION, config=config, inputs=inputs, store=store)
     if writer.done:
         return writer.done
-    return work(writer, Index.of(prompts, samples), prompts, samples, scores, config)
+    index = Index.of(prompts, samples, Part(config.languages, config.n))
+    return work(writer, index, prompts, samples, scores, config)
 
 
 def work(
     writer: Writer, index: Index, prompts: list[Path], samples: list[Path], scores: list[Path], config: PairConfig
 ) -> dataset.Manifest:
     """Make the pairs of every slab of `index`, and finish."""
-    tally = dataset.Tally("answers")
+    tally, sampler = dataset.Tally("answers"), sampler_of(samples)
     with scratch(writer.out) as folder:
         candidates = Candidates(index, samples, scores, folder)
         selection, pools, answered = _select(candidates, tally, config)
@@ -196,7 +203,7 @@ def work(
             writer.add(table)
     counts = count_pools("pairs", index, config.pool, answered, *pools, REASONS)
     metrics = summarize(index, selection) | {"not_fit_to_win": candidates.unfit}
-    return writer.finish([*counts.counts(), *tally.counts()], metrics=metrics)
+    return writer.finish([*counts.counts(), *tally.counts()], models=sampler, metrics=metrics)
 
 
 def _select(

@@ -22,6 +22,8 @@ class Settled(NamedTuple):
     questions: str
     benchmark_datasets: str
     """Empty where none are given: EuroEval's own, which it takes from the hub by itself."""
+    aligner: str
+    """Of the translation model that scores by alignment (croco.align); empty where there is none."""
     temperature: float
     top_p: float
     top_k: int
@@ -37,6 +39,7 @@ def settle(
     judge: str,
     questions: str,
     benchmark_datasets: str | None = None,
+    aligner: str = "",
     revisions: dict[str, str | None],
     decoding: dict[str, Any],
 ) -> Settled:
@@ -59,6 +62,7 @@ def settle(
         judge=models.pin(judge, wanted.get("judge")),
         questions=models.pin(questions, wanted.get("questions"), data=True),
         benchmark_datasets=models.pin(benchmark_datasets, data=True) if benchmark_datasets else "",
+        aligner=models.pin(aligner, wanted.get("aligner")) if aligner else "",
         **{name: getattr(config, name) for name in sample.DECODED},
     )
 

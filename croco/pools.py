@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from croco import dataset
-from croco.candidates import Columns, Index
+from croco.candidates import Columns
+from croco.index import Index
 
 PAIRED, NOT_CHOOSABLE, NO_LOWER_REWARD, SAME_TEXT = range(4)
 REASONS = {NOT_CHOOSABLE: "none_choosable", NO_LOWER_REWARD: "no_lower_reward", SAME_TEXT: "same_text"}

@@ -91,6 +91,12 @@ CONTRACTS: Mapping[str, Contract] = {
         """question_id str, language str, order str, verdict str?, model_chars int32, reference_chars int32,
         category str, subcategory str, judge_text str""",
     ),
+    # one value that was measured of one arm of a study; item is what it was measured on: a question, an iteration
+    "outcomes": _contract(
+        "tally",
+        "arm seed measure language item",
+        "arm str, seed int32, measure str, language str, item str, value float64",
+    ),
     # score 0 to 100, higher is better; half_width_95 is half of the 95 % interval (EuroEval calls it "se")
     "benchmarks": _contract(
         "benchmark",

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from croco import checks, dataset
-from croco.candidates import INDEX_BITS, Answers, Candidates, Index
+from croco.candidates import Answers, Candidates, sampler_of
+from croco.index import INDEX_BITS, Index, Part
 from croco.pools import count_pools
 from croco.rows import CONTRACTS
 from croco.spill import parts, scratch
@@ -36,10 +37,15 @@ class SelectConfig:
     """For `best`: the best of each language, or of `all` languages, its prompt in its language (reference code)."""
     cut_may_win: bool = False
     """For `best`: whether an answer cut at the token limit may be chosen (reference code: yes; ours: no)."""
+    languages: tuple[str, ...] = ()
+    """Only prompts and answers in these; none: in all (paper: a language, or all)."""
+    n: int | None = None
+    """For `best`: only the first so many answers of a prompt, 2 or more; None: all (paper)."""
 
     def __post_init__(self) -> None:
         checks.one_of(self, "completion", ("reference", "best"))
         checks.one_of(self, "pool", ("language", "all"))
+        checks.part(self)
 
 
 def run(
@@ -69,9 +75,12 @@ def run(
     writer = Writer(out, "sft", stage="select", version=VERSION, config=config, inputs=inputs, store=store)
     if writer.done:
         return writer.done
+    part = Part(config.languages, config.n)
     if samples:
-        return writer.finish(best(writer, Index.of(prompts, samples), prompts, samples, scores, config))
-    rows, counts = references(dataset.unique(dataset.read(prompts, "prompts"), "prompts"))
+        index = Index.of(prompts, samples, part)
+        sampler = sampler_of(samples)
+        return writer.finish(best(writer, index, prompts, samples, scores, config), models=sampler)
+    rows, counts = references(part.of(dataset.unique(dataset.read(prompts, "prompts"), "prompts")))
     writer.add(rows)
     return writer.finish(counts)
 

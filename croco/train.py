@@ -1,10 +1,10 @@
-"""Train: preference pairs or SFT rows -> LoRA adapter and merged model.
+"""Train: preference pairs, SFT rows or prompts -> LoRA adapter and merged model.
 
-Direct preference optimisation on chosen and rejected answers, or the paper's SFT arms, with the settings of its
-released code. Rows become token ids here, by croco.chat, as they do where answers are sampled and scored; a row that
-does not fit is dropped and counted, never cut. croco/trainer.py hands the ids to TRL, in one process a GPU, here or on
-several nodes (croco/handoff.py). A run that was killed goes on from its last whole checkpoint, in OUT/checkpoints or in
-the store, and ends with the same weights.
+Direct preference optimisation on chosen and rejected answers, given or made on the way (croco/online.py), or the
+paper's SFT arms, with the settings of its released code. Rows become token ids here, by croco.chat, as they do where
+answers are sampled and scored; one that does not fit is dropped and counted, never cut. croco/trainer.py hands the ids
+to TRL, in one process a GPU, here or on several nodes (croco/handoff.py). A run that was killed goes on from its last
+whole checkpoint, in OUT/checkpoints or in the store, and ends with the same weights.
 
     python -m croco train --data pairs --model MODEL --out tuned [--store s3://bucket/prefix]
     python -m croco train --method sft --data sft --model MODEL --out tuned
@@ -23,14 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import chat, checkpoints, checks, curves, dataset, encoding, handoff, models, packed, trainer
+from croco import chat, checkpoints, checks, curves, dataset, encoding, handoff, models, online, packed, trainer
 from croco.nodes import Nodes
 from croco.writer import Writer, plain
 
 VERSION = 3
-LEARNING_RATE = {"dpo": 5e-6, "sft": 2e-4}
-"""Reference code (scripts/4.dpo.sh, scripts/3.sft.sh); the SFT rate is in the released adapters' names too."""
-NEUTRAL = ("resume", "checkpoint_steps")
+LEARNING_RATE = {"dpo": 5e-6, "sft": 2e-4, "online": 5e-6}
+"""Reference code (scripts/4.dpo.sh, scripts/3.sft.sh); the SFT rate is in the released adapters' names too; online:
+dpo's (assumed)."""
+NEUTRAL = ("resume", "checkpoint_steps", "off_policy")
 """Fields of the config that weights do not depend on. They do on `processes` and `micro_batch`, in their last bits;
 where `processes` is none, whatever machine came first decides."""
 SUMMARY = ("metrics.jsonl", "training.svg")
@@ -38,13 +39,13 @@ SUMMARY = ("metrics.jsonl", "training.svg")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(online.Variations):
     """How to train. "Reference code" is scripts/4.dpo.sh and src/dpo.py of the paper's released code."""
 
     method: str = "dpo"
-    """`dpo` (on pairs) or `sft` (on SFT rows); the paper has both, and dpo is its method."""
+    """`dpo` (on pairs), `sft` (on SFT rows) or `online` (dpo on prompts); the paper has all, and dpo is its method."""
     learning_rate: float | None = None
-    """Peak learning rate, above 0; by default 5e-6 for dpo and 2e-4 for sft (reference code)."""
+    """Peak learning rate, above 0; by default 5e-6 for dpo and online, 2e-4 for sft (reference code)."""
     epochs: int = 1
     """Passes over the data, 1 or more (reference code)."""
     global_batch: int = 64
@@ -85,7 +86,10 @@ class TrainConfig:
     """Go on from a checkpoint of the same data, settings, model and versions, if there is one (ours)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.one_of(self, "method", encoding.CONTRACT)
+        if self.nll and self.method != "dpo":
+            raise ValueError(f"nll: found {self.nll} with method {self.method}; expected 0, as only dpo adds it")
         checks.one_or_more(self, "epochs", "global_batch", "micro_batch", "processes", "max_length")
         checks.one_or_more(self, "lora_rank", "lora_alpha", "checkpoint_steps", "eval_steps")
         for name in ("learning_rate", "beta"):
@@ -101,46 +105,39 @@ class TrainConfig:
         return self.learning_rate or LEARNING_RATE[self.method]
 
 
-def accumulation(config: TrainConfig, processes: int) -> int:
-    """Micro-batches a process accumulates before an optimizer step. Raises: ValueError if that is no whole number."""
-    at_once = config.micro_batch * processes
-    if config.global_batch % at_once:
-        raise ValueError(
-            f"global_batch: found {config.global_batch}; expected a multiple of {at_once} "
-            f"(micro_batch {config.micro_batch} x {processes} processes)"
-        )
-    return config.global_batch // at_once
-
-
-def repeated(number: int, config: TrainConfig, processes: int) -> int:
-    """How many of `number` rows are trained on twice an epoch, so that several processes have as many each."""
-    return -number % (config.micro_batch * processes) if processes > 1 else 0
-
-
 def run(
     *,
     data: list[Path],
     model: str,
     revision: str | None = None,
+    reward: str | None = None,
+    reward_revision: str | None = None,
     out: Path,
     store: str | None = None,
     trainjob: Mapping[str, Any] = {},
     config: TrainConfig = TrainConfig(),
 ) -> dataset.Manifest:
-    """Train a LoRA adapter on pairs (dpo) or SFT rows (sft) and merge it into the base model.
+    """Train a LoRA adapter on pairs (dpo), SFT rows (sft) or prompts (online) and merge it into the base model.
 
     Args:
-        data: Datasets of pairs, or of SFT rows; rows of split `train` train, those of split `eval` give the eval loss.
+        data: Datasets of pairs, SFT rows or prompts; rows of split `train` train, those of split `eval` give the eval
+            loss, but for online.
         model: Base model: a local folder or a hub id.
         revision: Commit, branch or tag of a hub id; default main (ours).
+        reward: For online: the reward model, as `model`, and its revision.
         out: Gets adapter/, merged/ (a full model folder), metrics.jsonl, training.svg and manifest.json.
         store: Where finished work and checkpoints are kept and looked for: s3://bucket/prefix or a folder.
         trainjob: Nodes to train on instead of here, as croco.nodes.Nodes has them.
     """
     encoding.check(data, config.method)
+    online.check(config.method, reward, bool(trainjob))
     nodes = Nodes.of(trainjob) if trainjob else None
     if nodes:
         handoff.check(nodes, model, store, config.processes)
+    identities = {"base": models.identity(model, revision)}
+    encoding.check_policy(data, identities["base"], config.off_policy)
+    if reward:
+        identities["reward"] = models.identity(reward, reward_revision)
     writer = Writer(
         out,
         None,
@@ -148,7 +145,7 @@ def run(
         version=VERSION,
         config=config,
         inputs=data,
-        models={"base": models.identity(model, revision)},
+        models=identities,
         store=store,
         neutral=NEUTRAL,
     )
@@ -157,17 +154,17 @@ def run(
         shutil.rmtree(work, ignore_errors=True)  # of a run that was killed here
         return writer.done
     processes, gpu = (nodes.processes, nodes.gpus > 0) if nodes else trainer.processes_for(config.processes)
-    accumulated = accumulation(config, processes)
+    accumulated = encoding.accumulation(config, processes)
     writer.gpus = processes if gpu and not nodes else 0
     base = trainer.folder(model, writer.models["base"])
     tokenizer = chat.load_tokenizer(str(base))
     work.mkdir(exist_ok=True)
     not_packed = packed.obstacle(base, config)
-    counts, numbers = encoding.write_splits(data, tokenizer, config.method, config.max_length, work)
+    counts, numbers = encoding.write_splits(data, tokenizer, config.method, online.longest(config), work)
     identity = {
         "stage_version": VERSION,
         "config": {name: value for name, value in plain(config).items() if name not in NEUTRAL},
-        "base": writer.models["base"],
+        **identities,
         "rows": {split: dataset.sha256_file(work / f"{split}.arrow") for split in numbers},
         "processes": processes,
         "gpu": gpu,
@@ -176,6 +173,7 @@ def run(
     job = {
         "owner": os.getpid(),
         "base": str(base),
+        "reward": reward and str(trainer.folder(reward, identities["reward"])),
         "config": plain(config),
         "accumulation": accumulated,
         "gpu": gpu,
@@ -189,17 +187,19 @@ def run(
         handoff.remove(writer.store, identity)
     resumed = _on_nodes(writer, work, job, nodes, model) if nodes else _here(writer, work, job, processes)
     final = _merge(writer, base)
-    writer.spent(None).add(tokens_in=encoding.tokens_in(work / "train.arrow") * config.epochs, tokens_out=0)
+    read, written = final.pop("tokens_in", 0), final.pop("tokens_out", 0)
+    read += encoding.tokens_in(work / "train.arrow") * config.epochs
+    writer.spent(None).add(tokens_in=read, tokens_out=written)
     listed = {Path(file["path"]): file["sha256"] for file in writer.files}
     merged = {path.relative_to("merged"): digest for path, digest in listed.items() if path.parts[0] == "merged"}
     manifest = writer.finish(
         counts,
-        models={"base": {**writer.models["base"], "chat_template_sha256": chat.template_sha256(tokenizer)}},
+        models=identities | {"base": {**identities["base"], "chat_template_sha256": chat.template_sha256(tokenizer)}},
         metrics={
             **final,
             "processes": processes,
             "not_packed": not_packed,
-            "repeated_rows": repeated(numbers["train"], config, processes),
+            "repeated_rows": encoding.repeated(numbers["train"], config, processes),
             "merged_sha256": models.digest_of(merged),
             "resumed_from": resumed,
         },
@@ -243,14 +243,14 @@ def _on_nodes(writer: Writer, work: Path, job: Mapping[str, Any], nodes: Nodes, 
     return done["checkpoint"]
 
 
-def _merge(writer: Writer, base: Path) -> dict[str, float]:
-    """Attach what training came to, and the model it is merged into; the last numbers logged."""
+def _merge(writer: Writer, base: Path) -> dict[str, Any]:
+    """Attach what training came to, and the model it is merged into; the last numbers logged, and what was counted."""
     trainer.merge(base, writer.out / "adapter", writer.out / "merged")
     lines = curves.read(writer.out / "metrics.jsonl")
     curves.plot(lines, writer.out / "training.svg")
     for name in ("adapter", "merged", *SUMMARY):
         writer.attach(writer.out / name)
-    return curves.final(lines)
+    return curves.final(lines) | online.totals(lines)
 
 
 def summary(trained: Path, out: Path) -> dataset.Manifest:

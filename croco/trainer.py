@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from croco import chat, checkpoints, curves, models, packed
+from croco import chat, checkpoints, curves, models, online_trainer, packed
 from croco.store import open_store
 
 CHECKPOINTS = "checkpoints"
@@ -112,30 +112,30 @@ def build(out: Path, job: Mapping[str, Any]) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         job["base"], dtype=torch.bfloat16 if job["gpu"] else torch.float32, trust_remote_code=False
     )
-    if job["packed"]:
-        packed.install(model)
-    trainer: Any
-    arguments: Any
+    tokenizer = chat.load_tokenizer(job["base"])
+    trainer: Any = {"dpo": IdsDPOTrainer, "sft": SFTTrainer}.get(config.method)
     if config.method == "dpo":
-        trainer = IdsDPOTrainer
-        arguments = DPOConfig(
+        arguments: Any = DPOConfig(
             **common,
             beta=config.beta,
-            loss_type=["sigmoid"],
+            loss_type=["sigmoid", "sft"] if config.nll else ["sigmoid"],
+            loss_weights=[1.0, config.nll] if config.nll else None,
             disable_dropout=config.disable_dropout,
             precompute_ref_log_probs=config.precompute_reference,
         )
-    else:
-        trainer = SFTTrainer
+    elif config.method == "sft":
         arguments = SFTConfig(**common, dataset_kwargs={"skip_prepare_dataset": True})
+    else:
+        trainer, arguments = online_trainer.made(model, tokenizer, job["reward"], config, common)
     if job["packed"]:
+        packed.install(model)
         packed.check(model.to(arguments.device), rows["train"][0], job["gpu"])
     return trainer(
         model=model,
         args=arguments,
         train_dataset=rows["train"],
         eval_dataset=rows.get("eval"),
-        processing_class=chat.load_tokenizer(job["base"]),
+        processing_class=tokenizer,
         peft_config=LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
@@ -148,7 +148,7 @@ def build(out: Path, job: Mapping[str, Any]) -> Any:
 
 
 def _arguments(out: Path, job: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """What both methods ask of the trainer."""
+    """What all methods ask of the trainer."""
     return {
         "output_dir": str(out / CHECKPOINTS),
         "learning_rate": config.rate,

@@ -10,39 +10,53 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipelines import costs, plan
+from pipelines import choice, costs, plan
 from pipelines.package import add_compile_flags, compile_package
 
 TOY = Path(".cache/toy")
 STORE = ".cache/store"
 RUNS = Path("runs")
-PAGES = ("report.html", "report.md", "report.json")
+PAGES = (".html", ".md", ".json")
 
 
-def run(toy: Path, out: Path | None, store: str, cache: Path | None, given: list[str]) -> None:
-    """Run the pipeline here, on the toy world but for what is `given`; print the path of its report."""
+def run(flags: argparse.Namespace) -> None:
+    """Run the pipeline here, on the toy world but for what is set; print the paths of its reports."""
     from croco.toy import build
-    from pipelines import local
+    from pipelines import calibration, local, outlay
     from pipelines.placement import Cluster
-    from pipelines.preference import preference
     from pipelines.toy import parameters
 
-    pipeline = preference(Cluster("toy"))
-    place = store if not store or store.startswith("s3://") else str(Path(store).resolve())
-    chosen = parameters(toy.resolve()) | {"store": place} | dict(parse(setting, pipeline) for setting in given)
-    folder = (out or RUNS / time.strftime("%Y%m%d-%H%M%S")).resolve()
+    world = parameters(flags.toy.resolve())
+    study = choice.study_of(flags, world, flags.toy.resolve())
+    pipeline = choice.pipeline_of(study, Cluster("toy"))
+    place = flags.store if not flags.store or "://" in flags.store else str(Path(flags.store).resolve())
+    chosen = ({} if study else world) | {"store": place} | dict(parse(setting, pipeline) for setting in flags.set)
+    folder = (flags.out or RUNS / time.strftime("%Y%m%d-%H%M%S")).resolve()
     if (folder / "tasks").exists():
         raise ValueError(f"--out: found an earlier run in {folder}; expected a new folder")
-    build.run(out=toy)
+    if study:
+        print(f"{outlay.show(study, calibration.load(flags.calibration) if flags.calibration else None)}\n", flush=True)
+    build.run(out=flags.toy, study=bool(study))
     print(f"artifacts and log: {folder}", flush=True)
-    outputs = local.run(pipeline, chosen, folder, sys.stdout, cache)
-    for page in PAGES:
-        shutil.copy(Path(outputs["Output"].path) / page, folder / page)
-    if out is None:
+    outputs = local.run(pipeline, chosen, folder, sys.stdout, flags.cache)
+    written = [
+        _copied(Path(output.path), folder, f"-{name}" if len(outputs) > 1 else "") for name, output in outputs.items()
+    ]
+    if flags.out is None:
         latest = RUNS / "latest"
         latest.unlink(missing_ok=True)
         latest.symlink_to(folder.name)
-    print(folder / "report.html")
+    print(*written, sep="\n")
+
+
+def _copied(report: Path, folder: Path, which: str) -> Path:
+    """The page of a report, now with its other forms in the run's folder, `which` behind their names."""
+    from croco.dataset import MANIFEST
+
+    pages = [page for page in sorted(report.iterdir()) if page.suffix in PAGES and page.name != MANIFEST]
+    for page in pages:
+        shutil.copy(page, folder / f"{page.stem}{which}{page.suffix}")
+    return next(folder / f"{page.stem}{which}.html" for page in pages)
 
 
 def parse(setting: str, pipeline: Any) -> tuple[str, Any]:
@@ -75,14 +89,18 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     compiling = commands.add_parser("compile", help="write the package that Kubeflow takes")
     compiling.add_argument("--out", type=Path, required=True, help="file to write, .yaml")
+    choice.add_kind(compiling)
     add_compile_flags(compiling)
     running = commands.add_parser("run", help="run the same pipeline on this machine, on the toy world")
+    choice.add_kind(running)
+    choice.add_flags(running)
     running.add_argument("--toy", type=Path, default=TOY, help=f"toy world, built if it is not there (default {TOY})")
     running.add_argument("--out", type=Path, help=f"folder for artifacts, log and report (default {RUNS}/TIME)")
     running.add_argument(
         "--store", default=STORE, help=f"where finished work is kept (default {STORE}; '' for nowhere)"
     )
     running.add_argument("--cache", type=Path, help="folder of notes on finished tasks, so that none is run twice")
+    running.add_argument("--calibration", type=Path, nargs="+", help="for a study's hours, as `plan` takes it")
     running.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter")
     costs.add_flags(commands.add_parser("profiles", help="what each stage's pods get, and what a run can cost, or did"))
     plan.add_flags(commands.add_parser("plan", help="what a run would take, by stage, before it runs"))
@@ -93,7 +111,7 @@ def main(arguments: list[str]) -> int:
             compile_package(flags.out, flags)
             print(flags.out)
         elif flags.command == "run":
-            run(flags.toy, flags.out, flags.store, flags.cache, flags.set)
+            run(flags)
         elif flags.command == "profiles":
             return costs.main(flags, sys.stdout)
         else:

@@ -99,10 +99,12 @@ def fit(pipeline: Any, parameters: Mapping[str, Any]) -> Any:
 
     Without retries, for what fails on a laptop would fail again. Without optional parameters that have no value, which
     it cannot hand on (the bodies then use their own default, as they do on a cluster). In the flow's order, for it
-    would pick any task that is ready. And loops one task at a time: two engines at once gain nothing on shared cores,
-    and it loses what tasks print while another runs.
+    would pick any task that is ready. With a component for each task, for it keeps what tasks of one component write in
+    one folder. And loops one task at a time: two engines at once gain nothing on shared cores, and it loses what tasks
+    print while another runs.
     """
     pipeline = copy.deepcopy(pipeline)
+    _name_apart(pipeline.pipeline_spec)
     _fit(pipeline.pipeline_spec, pipeline.pipeline_spec.root, parameters)
     return pipeline
 
@@ -123,6 +125,19 @@ def _fit(spec: Any, component: Any, given: Collection[str]) -> None:
             task.iterator_policy.parallelism_limit = 1
             _take_from_producers(task, inner)
         _fit(spec, inner, {*inputs, task.parameter_iterator.item_input})
+
+
+def _name_apart(spec: Any) -> None:
+    """Give each task a component of its own, with another name where the name is taken."""
+    taken: set[str] = set()
+    for component in [spec.root, *(spec.components[name] for name in sorted(spec.components))]:
+        for _, task in sorted(component.dag.tasks.items()):
+            name = task.component_ref.name
+            if name in taken:
+                names = (f"{name}-{number}" for number in itertools.count(2))
+                task.component_ref.name = next(other for other in names if other not in spec.components)
+                spec.components[task.component_ref.name].CopyFrom(spec.components[name])
+            taken.add(task.component_ref.name)
 
 
 def _take_from_producers(loop: Any, inner: Any) -> None:
@@ -173,14 +188,18 @@ def _logging_to(console: Console) -> Iterator[None]:
 
 
 def _tasks_of(spec: Any) -> tuple[dict[str, str], set[str]]:
-    """(task -> its title, the tasks that are in a loop), at any depth."""
+    """(task as kfp.local names it, by its component -> its title, the tasks that are in a loop), at any depth."""
     titles, looped = {}, set()
     for component in (spec.root, *spec.components.values()):
-        for name, task in component.dag.tasks.items():
-            titles[name] = task.task_info.name
+        for task in component.dag.tasks.values():
+            titles[_named(task)] = task.task_info.name
             if task.HasField("parameter_iterator"):
-                looped |= set(spec.components[task.component_ref.name].dag.tasks)
+                looped |= set(map(_named, spec.components[task.component_ref.name].dag.tasks.values()))
     return titles, looped
+
+
+def _named(task: Any) -> str:
+    return str(task.component_ref.name).removeprefix("comp-")
 
 
 def run(

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from pipelines import choice
 from pipelines.profiles import DEFAULT
 
 KINDS: Mapping[str, tuple[type, ...]] = {
@@ -29,6 +30,8 @@ KINDS: Mapping[str, tuple[type, ...]] = {
 """Kubeflow's type of a parameter -> what YAML makes of a value of it."""
 
 
+LONGEST = 131_071
+"""Bytes of an argument (Linux); Kubeflow's drivers get each graph as one."""
 DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 
 
@@ -86,6 +89,7 @@ class Package:
 
 def add_compile_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of what `compile_package` writes."""
+    choice.add_flags(parser)
     parser.add_argument("--profile", default=DEFAULT, help="kind of cluster (`python -m pipelines profiles`)")
     parser.add_argument("--gpu-type", default="nvidia.com/gpu", help="resource name of the GPUs")
     parser.add_argument(
@@ -124,7 +128,6 @@ def compile_package(out: Path, flags: argparse.Namespace) -> None:
 
     from components.images import NAMES, PUSHED
     from pipelines.placement import Cluster
-    from pipelines.preference import preference
 
     if out.suffix not in (".yaml", ".yml"):
         raise ValueError(f"--out: found {out}; expected a name that ends in .yaml")
@@ -144,9 +147,26 @@ def compile_package(out: Path, flags: argparse.Namespace) -> None:
     asked = {name: getattr(flags, name) for name in more}
     cluster = Cluster(flags.profile, flags.gpu_type, labels, references, cached=not loose, **asked)
     out.parent.mkdir(parents=True, exist_ok=True)
-    Compiler().compile(preference(cluster), str(out))
+    study = choice.study_of(flags)
+    pipeline = choice.pipeline_of(study, cluster)
+    _check_lengths(pipeline.pipeline_spec)
+    Compiler().compile(pipeline, str(out))
+    if study:
+        print(choice.outlay_of(study, flags.profile))
     if loose:
         print(f"no task will be cached: {', '.join(loose)} may change without a change of name", file=sys.stderr)
+
+
+def _check_lengths(spec: Any) -> None:
+    """Raises: ValueError for a pipeline that Kubeflow could not start."""
+    from google.protobuf.json_format import MessageToJson
+
+    longest = max(len(MessageToJson(part, indent=None)) for part in (spec.root, *spec.components.values()))
+    if longest > LONGEST:
+        raise ValueError(
+            f"--config: found a graph of {longest:,} bytes; expected at most {LONGEST:,}, which Kubeflow can hand to a "
+            "task that starts; leave arms or seeds out, or make two studies of it"
+        )
 
 
 def read(path: Path) -> Package:

@@ -160,11 +160,11 @@ def _check_label(what: str, label: str | None) -> None:
         raise ValueError(f"{what}: found {label!r}; expected a label's key, such as nvidia.com/gpu.product")
 
 
-def place(cluster: Cluster, task: Any, stage: str) -> None:
-    """Give `task` what `stage` needs on `cluster`."""
+def place(cluster: Cluster, task: Any, stage: str, about: str = "", title: str = "") -> None:
+    """Give `task` what `stage` needs on `cluster`; `about` goes behind the stage's title, or its own."""
     profile = PROFILES[cluster.profile]
     needs = profile.needs[stage]
-    task.set_display_name(needs.title)
+    task.set_display_name(": ".join(filter(None, (title or needs.title, about))))
     task.set_retry(num_retries=needs.retries, **BACKOFF)
     task.set_caching_options(cluster.cached and stage not in NEVER_CACHED)
     references = {images.NAMES[name]: reference for name, reference in cluster.images.items()}

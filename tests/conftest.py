@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import objectstore
 import pytest
 
@@ -13,6 +14,9 @@ from croco.writer import Writer
 
 TOY = Path(__file__).parent.parent / ".cache" / "toy"
 """Where `make toy` (and so `make run`) keeps the toy world."""
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is no finding
+hypothesis.settings.load_profile("any machine")
 
 DatasetOf = Callable[..., Path]
 

@@ -9,9 +9,12 @@ from typing import Any
 import yaml
 from kfp.compiler import Compiler
 
+from pipelines import studies
+from pipelines import study as studying
 from pipelines.placement import Cluster
 from pipelines.preference import preference
 
+CONFIGS = Path(__file__).parents[1] / "pipelines" / "configs"
 TASKS = {
     "preflight": "preflight", "resolve": "resolve", "plan": "plan-translate", "plan-2": "plan-sample",
     "prepare": "prepare", "translate": "translate", "gather": "gather", "sample": "sample", "score": "score",
@@ -29,11 +32,12 @@ def read(text: str) -> Package:
     return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
-def text_of(cluster: Cluster) -> str:
-    """The package for a cluster, as it is uploaded."""
+def text_of(cluster: Cluster, study: str = "") -> str:
+    """The package for a cluster, as it is uploaded; of a study in pipelines/configs where one is named."""
+    made = studying.study(studies.read(CONFIGS / study, studies.defaults()), cluster) if study else preference(cluster)
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "preference.yaml"
-        Compiler().compile(preference(cluster), str(out))
+        out = Path(folder) / "package.yaml"
+        Compiler().compile(made, str(out))
         return out.read_text(encoding="ascii")
 
 
@@ -59,8 +63,8 @@ def tasks_of(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def is_group(task: str) -> bool:
-    """Whether a task stands for a loop or a condition."""
-    return task.startswith(("for-loop-", "condition-"))
+    """Whether a task stands for a loop, a condition or a graph."""
+    return task.startswith(("for-loop-", "condition-", "run-", "together-"))
 
 
 def strings(value: Any) -> Iterator[str]:

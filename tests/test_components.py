@@ -20,6 +20,8 @@ STAGES = [
     "translate",
     "sample",
     "score",
+    "align",
+    "implicit",
     "pair",
     "select",
     "train",
@@ -28,6 +30,9 @@ STAGES = [
     "answer",
     "arena",
     "promote",
+    "rate",
+    "tally",
+    "study",
     "report",
 ]
 COMPONENTS = [*STAGES, "publish", "track", "preflight", "resolve", "plan", "gather"]

@@ -206,3 +206,28 @@ def test_a_component_runs_its_stage_without_network_or_home(tmp_path: Path, monk
     output = json.loads((prompts.parent / "executor_output.json").read_text())
     metrics = output["artifacts"]["metrics"]["artifacts"][0]["metadata"]
     assert metrics["rows"] == 3 and metrics["dropped/prompts/not_sampled"] == 2
+
+
+def test_tasks_of_one_name_in_two_graphs_have_titles_and_folders_of_their_own(tmp_path: Path) -> None:
+    def graph(name: str) -> Any:
+        @dsl.pipeline(name=name)
+        def inner(number: int, wanted: str) -> Dataset:
+            made = make(number=number).set_display_name(f"Make {name}")
+            check(things=made.outputs["things"], wanted=wanted).set_display_name(f"Check {name}")
+            return made.outputs["things"]
+
+        return inner
+
+    graphs = [graph("first"), graph("second")]
+
+    @dsl.pipeline(name="outer")
+    def outer() -> Dataset:
+        things = [made(number=number, wanted=f"{number} default None") for number, made in enumerate(graphs)]
+        check(things=things[0].output, wanted="0 default None").set_display_name("Check the first")
+        return things[1].output
+
+    screen = io.StringIO()
+    outputs = local.run(outer, {}, tmp_path, screen)
+    assert Path(outputs["Output"].path).read_text() == "1 default None"
+    titles = sorted(line.partition("  ")[0] for line in screen.getvalue().splitlines())
+    assert titles == ["Check first", "Check second", "Check the first", "Make first", "Make second"]

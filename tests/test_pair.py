@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from croco import dataset, pair
-from croco.candidates import SLAB_ROWS, Index
 from croco.dataset import Manifest
+from croco.index import SLAB_ROWS, Index
 from croco.pair import PairConfig
 from croco.writer import Writer
 
@@ -162,7 +162,7 @@ configs = st.builds(
 
 
 @pytest.mark.filterwarnings("ignore:pools have")
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     pools=st.lists(candidates, min_size=1, max_size=10),
     config=configs,
@@ -367,3 +367,49 @@ def test_an_answer_without_a_prompt_is_refused(dataset_of: DatasetOf, tmp_path: 
 def test_a_wrong_knob_is_named_with_its_value(knobs: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         PairConfig(**knobs)
+
+
+def test_a_part_of_the_answers_gives_what_datasets_of_that_part_give(dataset_of: DatasetOf, tmp_path: Path) -> None:
+    pools = {
+        f"p{n}": [
+            candidate(i, float((5 * n + 3 * i + len(code)) % 7), language=code)
+            for code in ("da", "de", "en")
+            for i in range(4)
+        ]
+        for n in range(6)
+    }
+    part = {
+        name: [c for c in pool if c["language"] in ("da", "en") and c["sample_index"] < 3]
+        for name, pool in pools.items()
+    }
+    config = PairConfig(pool="all", rejected_target="q1", languages=("da", "en"), n=3)
+    found = pair.run(**write(dataset_of, pools), out=tmp_path / "found", config=config)
+    wanted = pair.run(
+        **write(dataset_of, part, "-part"), out=tmp_path / "wanted", config=PairConfig(pool="all", rejected_target="q1")
+    )
+    assert [file["sha256"] for file in found.files] == [file["sha256"] for file in wanted.files]
+    answers = {count.language: count for count in found.counts if count.unit == "answers"}
+    assert {code: (count.rows_in, count.rows_out, count.dropped) for code, count in answers.items()} == {
+        "da": (24, 18, {"left_out": 6}), "de": (24, 0, {"left_out": 24}), "en": (24, 18, {"left_out": 6}),
+    }  # fmt: skip
+    check(write(dataset_of, pools, "-again"), tmp_path / "whole", pools, PairConfig(pool="all", rejected_target="q1"))
+
+
+def test_a_language_without_a_prompt_is_refused(dataset_of: DatasetOf, tmp_path: Path) -> None:
+    inputs = write(dataset_of, {"p": [candidate(0, 1.0), candidate(1, 0.0)]})
+    with pytest.raises(ValueError, match="languages: found no prompt in de; expected some"):
+        pair.run(**inputs, out=tmp_path / "pairs", config=PairConfig(languages=("da", "de")))
+    with pytest.raises(ValueError, match="n: found 1; expected 2"):
+        PairConfig(n=1)
+
+
+def test_pairs_say_whose_answers_they_are_and_are_of_one_model(dataset_of: DatasetOf, tmp_path: Path) -> None:
+    inputs = write(dataset_of, {"p": [candidate(0, 1.0), candidate(1, 0.0)]})
+    rows = dataset.read(inputs["samples"], "samples").to_pylist()
+    one, other = ({"policy": {"id": name, "sha256": name}} for name in "ab")
+    first = dataset_of("samples", rows[:1], "first", models=one)
+    mine = {**inputs, "samples": [first, dataset_of("samples", rows[1:], "second", models=one)]}
+    assert pair.run(**mine, out=tmp_path / "pairs", config=PairConfig(rejected_target="min")).models == one
+    mixed = {**inputs, "samples": [first, dataset_of("samples", rows[1:], "third", models=other)]}
+    with pytest.raises(ValueError, match="samples: found answers of several models"):
+        pair.run(**mixed, out=tmp_path / "mixed")

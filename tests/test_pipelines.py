@@ -120,7 +120,10 @@ def test_revisions_come_from_resolve_alone(package: Package) -> None:
     for name, task in tasks_of(package[0]).items():
         known = components[task["componentRef"]["name"]]["inputDefinitions"].get("parameters", {})
         given = task["inputs"].get("parameters", {})
+        unused = {"train": {"reward_revision"}}.get(name, set())  # online DPO's
         for knob in [knob for knob in known if "revision" in knob and name not in ("resolve", "preflight")]:
+            if knob in unused - given.keys():
+                continue
             source = given[knob].get("taskOutputParameter", {}).get("producerTask")
             assert source == "resolve" or "--resolve-" in given[knob]["componentInputParameter"], (name, knob)
 

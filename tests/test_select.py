@@ -8,7 +8,7 @@ import pytest
 from conftest import DatasetOf
 
 from croco import dataset, select
-from croco.candidates import Index
+from croco.index import Index
 from croco.select import SelectConfig
 from croco.writer import Writer
 
@@ -100,3 +100,16 @@ def test_a_slab_a_prompt_gives_the_same_bytes(dataset_of: DatasetOf, tmp_path: P
     every = [path for paths in inputs.values() for path in paths]
     writer = Writer(tmp_path / "dealt", "sft", stage="select", version=select.VERSION, config=config, inputs=every)
     assert writer.finish(select.best(writer, index, **inputs, config=config)).digest == whole.digest
+
+
+def test_a_part_of_the_answers_or_references_can_be_asked_for(dataset_of: DatasetOf, tmp_path: Path) -> None:
+    inputs = scored(dataset_of, {("p", "da"): [1.0, 2.0, 9.0], ("p", "de"): [3.0, 0.0]}, cut=("q", "da", 0))
+    config = SelectConfig(completion="best", languages=("da",), n=2)
+    manifest = select.run(**inputs, out=tmp_path / "best", config=config)
+    assert [row["completion"] for row in dataset.read(tmp_path / "best", "sft").to_pylist()] == ["da 1"]
+    assert {count.language: count.dropped for count in manifest.counts if count.unit == "answers"} == {
+        "da": {"left_out": 1}, "de": {"left_out": 2},
+    }  # fmt: skip
+    prompts = dataset_of("prompts", [prompt("p", "da", "svar"), prompt("p", "en", "answer")], "references")
+    select.run(prompts=[prompts], out=tmp_path / "sft", config=SelectConfig(languages=("en",)))
+    assert [row["completion"] for row in dataset.read(tmp_path / "sft", "sft").to_pylist()] == ["answer"]

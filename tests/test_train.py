@@ -14,8 +14,9 @@ import objectstore
 import pytest
 
 from croco import curves, dataset, encoding, train, trainer
+from croco.encoding import accumulation
 from croco.store import open_store
-from croco.train import TrainConfig, accumulation
+from croco.train import TrainConfig
 from croco.writer import Writer
 
 CHOSEN = ["Yes, of course.", "Ja, selvfølgelig, det kan du tro!", "7"]
@@ -60,9 +61,12 @@ def sft_row(number: int, **other: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "ppo"}, "method: found 'ppo'; expected one of dpo, sft"),
+        ({"method": "ppo"}, "method: found 'ppo'; expected one of dpo, sft, online"),
         ({"learning_rate": 0.0}, r"learning_rate: found 0.0; expected a number above 0"),
         ({"beta": -1.0}, r"beta: found -1.0; expected a number above 0"),
+        ({"nll": -0.1}, "nll: found -0.1; expected 0 or more, and finite"),
+        ({"nll": math.nan}, "nll: found nan; expected 0 or more, and finite"),
+        ({"nll": 0.1, "method": "sft"}, "nll: found 0.1 with method sft; expected 0"),
         ({"global_batch": 0}, "global_batch: found 0; expected 1 or more"),
         ({"processes": 0}, "processes: found 0; expected 1 or more"),
         ({"lora_dropout": 1.0}, r"lora_dropout: found 1.0; expected a number in \[0, 1\)"),
@@ -76,6 +80,7 @@ def test_a_config_out_of_range_is_refused_with_its_value(fields: dict[str, Any],
 
 def test_the_learning_rate_follows_the_method_unless_given() -> None:
     assert TrainConfig().rate == 5e-6
+    assert TrainConfig(method="online").rate == 5e-6
     assert TrainConfig(method="sft").rate == 2e-4
     assert TrainConfig(method="sft", learning_rate=1e-3).rate == 1e-3
 
@@ -90,8 +95,8 @@ def test_the_global_batch_is_accumulated() -> None:
 
 def test_processes_repeat_rows_only_where_they_do_not_divide() -> None:
     config = TrainConfig(micro_batch=2)
-    assert [train.repeated(21, config, processes) for processes in (1, 2, 8)] == [0, 3, 11]
-    assert train.repeated(32, config, processes=8) == 0
+    assert [encoding.repeated(21, config, processes) for processes in (1, 2, 8)] == [0, 3, 11]
+    assert encoding.repeated(32, config, processes=8) == 0
 
 
 def test_data_of_the_other_method_are_refused(tmp_path: Path, dataset_of: Callable[..., Path]) -> None:
@@ -99,6 +104,64 @@ def test_data_of_the_other_method_are_refused(tmp_path: Path, dataset_of: Callab
     with pytest.raises(ValueError, match="found a dataset of sft; expected pairs, as method dpo needs"):
         train.run(data=[rows], model="base", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+COMMITS = ["0" * 40, "1" * 40]
+
+
+def answered_by(identity: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's models."""
+    return {"models": {"policy": {**identity, "chat_template_sha256": "any"}}}
+
+
+@pytest.mark.parametrize("contract", ["pairs", "sft"])
+def test_answers_of_another_commit_or_model_are_refused_unless_meant(
+    contract: str, dataset_of: Callable[..., Path]
+) -> None:
+    rows = [pair(0) if contract == "pairs" else sft_row(0)]
+    base = {"id": "some/model", "revision": COMMITS[0]}
+    same = dataset_of(contract, rows, "same", **answered_by(base))
+    unknown = dataset_of(contract, rows, "unknown")
+    encoding.check_policy([same, unknown], base, off_policy=False)
+    others = {
+        "commit": {"id": "some/model", "revision": COMMITS[1]},
+        "model": {"id": "another/model", "revision": COMMITS[0]},
+        "folder": {"id": "some/model", "sha256": "ab" * 32},
+        "endpoint": {"id": "some/model", "endpoint": "http://localhost"},
+    }
+    for name, other in others.items():
+        data = [same, dataset_of(contract, rows, name, **answered_by(other))]
+        with pytest.raises(ValueError, match=rf"{name}: found answers of {other['id']} .*; expected .*{COMMITS[0]}"):
+            encoding.check_policy(data, base, off_policy=False)
+        encoding.check_policy(data, base, off_policy=True)
+
+
+@pytest.mark.engine
+def test_training_on_another_models_answers_takes_a_flag_also_where_the_result_is_stored(
+    tmp_path: Path, policy: Path, dataset_of: Callable[..., Path]
+) -> None:
+    import tiny
+
+    from croco import models
+
+    arguments: dict[str, Any] = {"model": str(policy), "store": str(tmp_path / "store")}
+    config = {**SMALL, "max_length": 300}
+    data = [dataset_of("pairs", [pair(number) for number in range(4)], **answered_by(models.identity(str(policy))))]
+    first = train.run(data=data, out=tmp_path / "first", config=TrainConfig(**config), **arguments)
+    other = models.identity(str(tiny.policy(tmp_path / "other", seed=1)))
+    data = [dataset_of("pairs", [pair(number) for number in range(4)], "others", **answered_by(other))]
+    with pytest.raises(ValueError, match=r"found answers of other \(.*expected those of policy \(.*add --off-policy"):
+        train.run(data=data, out=tmp_path / "refused", config=TrainConfig(**config), **arguments)
+    assert not (tmp_path / "refused").exists()
+    off = train.run(data=data, out=tmp_path / "off", config=TrainConfig(**config, off_policy=True), **arguments)
+    assert off.digest == first.digest and off.ledger[0].run_seconds < first.ledger[0].run_seconds  # stored: same rows
+
+    merged = {**arguments, "model": str(tmp_path / "first" / "merged")}  # what another round samples from
+    sampled = models.identity(merged["model"])
+    assert sampled["sha256"] == first.metrics["merged_sha256"]
+    data = [dataset_of("pairs", [pair(number) for number in range(4)], "second", **answered_by(sampled))]
+    second = train.run(data=data, out=tmp_path / "round-2", config=TrainConfig(**config), **merged)
+    assert second.digest != first.digest
 
 
 def test_metrics_keep_what_a_rerun_repeats(tmp_path: Path) -> None:

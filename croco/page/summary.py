@@ -29,6 +29,7 @@ from croco.page.wording import (
     signed,
 )
 
+METHODS = {"dpo": "DPO", "sft": "SFT", "online": "online DPO"}
 SECTIONS = {
     "promotion": "Promotion",
     "benchmarks": "EuroEval",
@@ -160,7 +161,7 @@ def _pairs(numbers: dict[str, Any]) -> tuple[str, str]:
 
 def _training(numbers: dict[str, Any]) -> tuple[str, str]:
     found = numbers["training"]
-    method = f" by {found['method'].upper()}" if found["method"] else ""
+    method = f" by {METHODS[found['method']]}" if found["method"] else ""
     losses: list[Any] = next((curve["train"] for curve in found["curves"] if curve["metric"] == "loss"), [])
     last = f", last logged loss {losses[-1][1]:.4g}" if losses and losses[-1][1] is not None else ""
     return FACT, f"{found['steps']:,} steps{method}{last}."

@@ -3,7 +3,8 @@
     python -m croco toy --out DIR
 
 The policy is trained first; reward model, translator and judge start from it and are trained two at a time.
-A finished world is kept: the same configuration and source text return at once.
+A finished world is kept: the same configuration and source text return at once. With `--study` there are two models
+more, which only a study asks for: another policy, and a translator into English.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import multiprocessing
 import random
 import time
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -43,6 +45,9 @@ class ToyConfig:
     reward_rate: float = 8e-4
     reward_batch: int = 24  # pairs a step
     questions: int = 40  # arena questions a language, at most 100
+    other_seed: int = 1  # of the other policy, whose answers are off-policy for the first
+    other_steps: int = 300  # fewer, so that it answers otherwise
+    aligner_steps: int = 150
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number that cannot work."""
@@ -142,6 +147,41 @@ def build_translator(out: Path, config: ToyConfig) -> dict[str, float]:
     return quality.measure_translator(translator, tokenizer, config.seed)
 
 
+def build_other(out: Path, config: ToyConfig) -> dict[str, float]:
+    """Train and save another policy with the same tokenizer; return its quality."""
+    _, tokenizer = load_policy(out)
+    other = models.fit_language_model(
+        models.build_policy(tokenizer),
+        tokenizer,
+        examples.draw_policy_turn,
+        seed=config.other_seed,
+        steps=config.other_steps,
+        peak=config.policy_rate,
+        batch=config.batch,
+        name="other",
+    )
+    models.save(other, tokenizer, out / "other")
+    return quality.measure_policy(other, tokenizer, config.seed)
+
+
+def build_aligner(out: Path, config: ToyConfig) -> dict[str, float]:
+    """Train and save the translator into English; return its quality."""
+    policy, tokenizer = load_policy(out)
+    tokenizer.chat_template = models.TRANSLATOR_TEMPLATE
+    aligner = models.fit_language_model(
+        policy,
+        tokenizer,
+        examples.draw_aligner_turn,
+        seed=config.seed,
+        steps=config.aligner_steps,
+        peak=config.translator_rate,
+        batch=config.batch,
+        name="aligner",
+    )
+    models.save(aligner, tokenizer, out / "aligner")
+    return quality.measure_translator(aligner, tokenizer, config.seed, sources=LANGUAGES[1:], targets=("en",))
+
+
 def build_judge(out: Path, config: ToyConfig) -> dict[str, float]:
     """Train and save the judge; return its quality."""
     policy, tokenizer = load_policy(out)
@@ -176,6 +216,7 @@ def build_reward(out: Path, config: ToyConfig) -> dict[str, float]:
 
 
 BUILDERS = {"policy": build_policy, "judge": build_judge, "translator": build_translator, "reward": build_reward}
+STUDY = {"other": build_other, "aligner": build_aligner}
 
 
 def build_model(name: str, out: Path, config: ToyConfig) -> tuple[float, dict[str, float]]:
@@ -185,7 +226,7 @@ def build_model(name: str, out: Path, config: ToyConfig) -> tuple[float, dict[st
 
     torch.set_num_threads(1)  # two processes share two cores, and a busy machine punishes more
     torch.manual_seed(config.seed)
-    measured = BUILDERS[name](out, config)
+    measured = {**BUILDERS, **STUDY}[name](out, config)
     return round(time.perf_counter() - start, 1), {key: round(value, 3) for key, value in measured.items()}
 
 
@@ -194,32 +235,58 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def run(*, out: Path, config: ToyConfig = ToyConfig()) -> dict[str, Any]:
-    """Build the world in `out`, or find it there; return what toy.json, written last, holds."""
-    record, key = out / "toy.json", build_key(config)
+def run(*, out: Path, study: bool = False, config: ToyConfig = ToyConfig()) -> dict[str, Any]:
+    """Build the world in `out`, or find it there; return what toy.json, written last, holds.
+
+    Args:
+        out: Folder of the world.
+        study: Whether the models that only a study asks for are built too; study.json tells of them.
+    """
+    world = _world(out, config)
+    if study and not _found(out / "study.json", world["key"], STUDY):
+        _write(out / "study.json", {"key": world["key"], **_train(STUDY, out, config)})
+    return world
+
+
+def _found(record: Path, key: str, builders: Collection[str]) -> dict[str, Any] | None:
+    """What a record holds, if all that it tells of is there; else it is removed."""
     if record.exists():
         found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        if found["key"] == key and all((out / name / "model.safetensors").is_file() for name in BUILDERS):
+        if found["key"] == key and all((record.parent / name / "model.safetensors").is_file() for name in builders):
             return found
         record.unlink()
+    return None
+
+
+def _world(out: Path, config: ToyConfig) -> dict[str, Any]:
+    record, key = out / "toy.json", build_key(config)
+    if found := _found(record, key, BUILDERS):
+        return found
     out.mkdir(parents=True, exist_ok=True)
     write_lines(out / "instructions.jsonl", instructions(config.seed))
     write_lines(out / "questions.jsonl", arena_questions(config.seed, config.questions))
     euroeval.write(out / "euroeval", config.seed)
+    result = {"key": key, "seed": config.seed, **_train(BUILDERS, out, config)}
+    _write(record, result)
+    return result
+
+
+def _train(builders: Collection[str], out: Path, config: ToyConfig) -> dict[str, Any]:
+    """Build models two at a time, the policy first; their seconds and quality."""
     start = time.perf_counter()
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as workers:
-        built = {"policy": workers.submit(build_model, "policy", out, config).result()}
-        others = [name for name in BUILDERS if name != "policy"]
-        futures = {name: workers.submit(build_model, name, out, config) for name in others}
+        built = {name: workers.submit(build_model, name, out, config).result() for name in builders if name == "policy"}
+        futures = {name: workers.submit(build_model, name, out, config) for name in builders if name != "policy"}
         built |= {name: future.result() for name, future in futures.items()}
     seconds = {name: took for name, (took, _) in built.items()}
-    result = {
-        "key": key,
-        "seed": config.seed,
+    return {
         "seconds": seconds | {"all": round(time.perf_counter() - start, 1)},
         "quality": {name: measured for name, (_, measured) in built.items()},
     }
+
+
+def _write(record: Path, content: dict[str, Any]) -> None:
+    """Write a record whole or not at all."""
     unfinished = record.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(record)
-    return result

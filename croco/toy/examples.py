@@ -47,10 +47,12 @@ def draw_answered_question(rng: random.Random) -> Turn:
     return Turn(question.render(language), draw_answer(rng, question.noun).render(language))
 
 
-def draw_translation(rng: random.Random, sources: tuple[str, ...] = LANGUAGES) -> Turn:
-    """Return the translation of a question or an answer, equally often, from one of `sources` to another language."""
+def draw_translation(
+    rng: random.Random, sources: tuple[str, ...] = LANGUAGES, targets: tuple[str, ...] = LANGUAGES
+) -> Turn:
+    """Return the translation of a question or an answer, equally often, from one of `sources` to one of `targets`."""
     source = rng.choice(sources)
-    target = rng.choice([language for language in LANGUAGES if language != source])
+    target = rng.choice([language for language in targets if language != source])
     question = draw_question(rng, EVERY_NOUN)
     plan = question if rng.random() < 0.5 else draw_wide_answer(rng, question.noun)
     return Turn(plan.render(source), plan.render(target), (source, target))
@@ -64,6 +66,11 @@ def draw_policy_turn(rng: random.Random) -> Turn:
 def draw_translator_turn(rng: random.Random) -> Turn:
     """Return an example for the translator, from English into another language."""
     return draw_translation(rng, sources=("en",))
+
+
+def draw_aligner_turn(rng: random.Random) -> Turn:
+    """Return an example for the model that scores by alignment, from another language into English."""
+    return draw_translation(rng, sources=LANGUAGES[1:], targets=("en",))
 
 
 def draw_wide_answer(rng: random.Random, noun: int) -> Answer:

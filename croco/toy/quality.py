@@ -42,12 +42,19 @@ def measure_reward(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, s
     return result
 
 
-def measure_translator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> dict[str, float]:
-    """Return the share of translations from English that are exact, for questions and for answers."""
+def measure_translator(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    sources: tuple[str, ...] = ("en",),
+    targets: tuple[str, ...] = LANGUAGES,
+) -> dict[str, float]:
+    """Return the share of translations that are exact, for questions and for answers; by default from English."""
     rng = random.Random(seed)
-    turns = [draw_translation(rng, sources=("en",)) for _ in range(200)]
+    turns = [draw_translation(rng, sources, targets) for _ in range(200)]
     exact = [output == turn.assistant for output, turn in zip(generate(model, tokenizer, turns), turns, strict=True)]
-    asks = [turn.user.endswith("?") or "Tell me" in turn.user for turn in turns]
+    texts = [(turn.user, turn.assistant) for turn in turns]  # one of the two is English
+    asks = [any(text.endswith("?") or "Tell me" in text for text in both) for both in texts]
     return {
         "exact_questions": fmean(hit for hit, ask in zip(exact, asks, strict=True) if ask),
         "exact_answers": fmean(hit for hit, ask in zip(exact, asks, strict=True) if not ask),
