@@ -8,6 +8,7 @@ them), and the next run that would come to the same key fetches it and does noth
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import time
 import warnings
@@ -214,7 +215,7 @@ class Writer:
             list(counts),
             metrics or {},
             self.warnings,
-            dataset.library_versions(),
+            dataset.library_versions() | image(),
         )
         if self.contract:
             self._check(manifest, counts, may_be_empty)
@@ -260,6 +261,11 @@ class Writer:
         (self.out / UNFINISHED).unlink(missing_ok=True)
         shutil.rmtree(self.out / KEPT, ignore_errors=True)
         return manifest
+
+
+def image() -> dict[str, str]:
+    """The container image that this runs in, by name, version and the source's revision; nothing outside of one."""
+    return {"image": name} if (name := os.environ.get("CROCO_IMAGE")) else {}
 
 
 def plain(config: Any) -> Any:

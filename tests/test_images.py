@@ -170,6 +170,7 @@ def test_an_image_says_its_name_version_and_license(name: str) -> None:
         key: value for key, value in wanted.items() if key not in inherited
     }
     assert {"description", "revision", "created"} <= set(said)
+    assert f'\nENV CROCO_IMAGE="{images.NAMES[name]}@${{REVISION}}"\n' in text
 
 
 def test_versions_that_are_written_more_than_once_agree() -> None:

@@ -173,3 +173,15 @@ def test_what_another_stage_left_unfinished_is_never_removed(tmp_path: Path) -> 
     left_by_a_kill(tmp_path / "out", "while it fetched a part")
     with pytest.raises(ValueError, match=r"out: found test unfinished; expected a new directory, or one of other"):
         write(tmp_path / "out", None, stage="other")
+
+
+def test_a_result_says_which_image_made_it_whoever_fetches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.delenv("CROCO_IMAGE", raising=False)
+    assert "image" not in write(tmp_path / "here", None)[0].libraries
+    monkeypatch.setenv("CROCO_IMAGE", "croco-cpu:0.1.0@abc")
+    assert write(tmp_path / "there", tmp_path / "kept")[0].libraries["image"] == "croco-cpu:0.1.0@abc"
+    monkeypatch.setenv("CROCO_IMAGE", "croco-cpu:0.2.0@def")
+    manifest, found = write(tmp_path / "again", tmp_path / "kept")
+    assert found and manifest.libraries["image"] == "croco-cpu:0.1.0@abc"

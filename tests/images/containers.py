@@ -64,9 +64,12 @@ def test_the_whole_flow_runs_with_every_task_in_a_container(world: Path, tmp_pat
     status, ran = toy_run(world, tmp_path / "run")
     assert status == 0, (tmp_path / "run" / "log.txt").read_text()[-3000:]
     assert set(ran) == set(BUILT)
+    made = set()
     for path in (tmp_path / "run" / "tasks").rglob(dataset.MANIFEST):
+        made.add(dataset.load_manifest(path.parent).libraries.get("image", "").split("@")[0])
         if path.parent.name != "training":
             dataset.verify(path.parent)
+    assert made - {""} == set(BUILT)
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert {row["language"] for row in report["win_rates"]["languages"]} >= {"en", "de", "fr", "es"}
     owners = {path.stat().st_uid for path in (tmp_path / "run" / "tasks").rglob(dataset.MANIFEST)}
