@@ -131,16 +131,7 @@ def headline(numbers: dict[str, Any]) -> dict[str, Any]:
 
 def render(numbers: dict[str, Any], texts: dict[str, Any], config: ReportConfig) -> dict[str, str]:
     """report.html, report.md and report.json by name. Every text goes through autoescape, in Markdown too."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("croco.page", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    pages = environment()
     filters = (
         wording.share,
         wording.signed,
@@ -157,16 +148,30 @@ def render(numbers: dict[str, Any], texts: dict[str, Any], config: ReportConfig)
         ledger.duration,
         ledger.size,
     )
-    environment.filters |= {function.__name__: function for function in filters} | {"plain": markdown}
+    pages.filters |= {function.__name__: function for function in filters} | {"plain": markdown}
     names = ("SYMBOLS", "CHANGE", "PARITY", "CHECKED", "RATES")
-    environment.globals |= {name: getattr(wording, name) for name in names}
+    pages.globals |= {name: getattr(wording, name) for name in names}
     flow, logged = stages(numbers["flow"]), milestones(numbers["training"]) if numbers["training"] else []
     values = {"numbers": numbers, "texts": texts, "config": config, "stages": flow, "milestones": logged}
     return {
-        "report.html": environment.get_template("report.html.j2").render(**values, charts=charts.draw(numbers, flow)),
-        "report.md": environment.get_template("report.md.j2").render(**values),
+        "report.html": pages.get_template("report.html.j2").render(**values, charts=charts.draw(numbers, flow)),
+        "report.md": pages.get_template("report.md.j2").render(**values),
         "report.json": json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
     }
+
+
+def environment() -> Any:
+    """How every page is made of its template: each text in it is escaped, and one that is missing is an error."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("croco.page", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def markdown(text: object) -> str:

@@ -209,16 +209,7 @@ def headline(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 def render(numbers: Mapping[str, Any]) -> dict[str, str]:
     """study.html, study.md and study.json by name. Every text goes through autoescape, in Markdown too."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("croco.page", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = report.environment()
     filters = (
         wording.share, wording.signed, wording.number, wording.name, wording.visible, wording.between, wording.short,
         ledger.duration, ledger.size, ledger.tokens, study_charts.gain, study_charts.span,

@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -115,71 +115,65 @@ def load_policy(out: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 def build_policy(out: Path, config: ToyConfig) -> dict[str, float]:
     """Train and save tokenizer and policy; return its quality."""
     tokenizer = models.build_tokenizer(config.seed)
-    policy = models.fit_language_model(
-        models.build_policy(tokenizer),
-        tokenizer,
-        examples.draw_policy_turn,
-        seed=config.seed,
-        steps=config.policy_steps,
-        peak=config.policy_rate,
-        batch=config.batch,
-        name="policy",
-    )
-    models.save(policy, tokenizer, out / "policy")
-    return quality.measure_policy(policy, tokenizer, config.seed)
-
-
-def build_translator(out: Path, config: ToyConfig) -> dict[str, float]:
-    """Train and save the translator; return its quality."""
-    policy, tokenizer = load_policy(out)
-    tokenizer.chat_template = models.TRANSLATOR_TEMPLATE
-    translator = models.fit_language_model(
-        policy,
-        tokenizer,
-        examples.draw_translator_turn,
-        seed=config.seed,
-        steps=config.translator_steps,
-        peak=config.translator_rate,
-        batch=config.batch,
-        name="translator",
-    )
-    models.save(translator, tokenizer, out / "translator")
-    return quality.measure_translator(translator, tokenizer, config.seed)
+    return _build_policy(out, config, "policy", tokenizer, config.seed, config.policy_steps)
 
 
 def build_other(out: Path, config: ToyConfig) -> dict[str, float]:
     """Train and save another policy with the same tokenizer; return its quality."""
     _, tokenizer = load_policy(out)
-    other = models.fit_language_model(
+    return _build_policy(out, config, "other", tokenizer, config.other_seed, config.other_steps)
+
+
+def _build_policy(
+    out: Path, config: ToyConfig, name: str, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int
+) -> dict[str, float]:
+    policy = models.fit_language_model(
         models.build_policy(tokenizer),
         tokenizer,
         examples.draw_policy_turn,
-        seed=config.other_seed,
-        steps=config.other_steps,
+        seed=seed,
+        steps=steps,
         peak=config.policy_rate,
         batch=config.batch,
-        name="other",
+        name=name,
     )
-    models.save(other, tokenizer, out / "other")
-    return quality.measure_policy(other, tokenizer, config.seed)
+    models.save(policy, tokenizer, out / name)
+    return quality.measure_policy(policy, tokenizer, config.seed)
+
+
+def build_translator(out: Path, config: ToyConfig) -> dict[str, float]:
+    """Train and save the translator; return its quality."""
+    return _build_translator(out, config, "translator", examples.draw_translator_turn, config.translator_steps)
 
 
 def build_aligner(out: Path, config: ToyConfig) -> dict[str, float]:
     """Train and save the translator into English; return its quality."""
+    into = {"sources": LANGUAGES[1:], "targets": ("en",)}
+    return _build_translator(out, config, "aligner", examples.draw_aligner_turn, config.aligner_steps, **into)
+
+
+def _build_translator(
+    out: Path,
+    config: ToyConfig,
+    name: str,
+    draw: Callable[[random.Random], examples.Turn],
+    steps: int,
+    **directions: tuple[str, ...],
+) -> dict[str, float]:
     policy, tokenizer = load_policy(out)
     tokenizer.chat_template = models.TRANSLATOR_TEMPLATE
-    aligner = models.fit_language_model(
+    translator = models.fit_language_model(
         policy,
         tokenizer,
-        examples.draw_aligner_turn,
+        draw,
         seed=config.seed,
-        steps=config.aligner_steps,
+        steps=steps,
         peak=config.translator_rate,
         batch=config.batch,
-        name="aligner",
+        name=name,
     )
-    models.save(aligner, tokenizer, out / "aligner")
-    return quality.measure_translator(aligner, tokenizer, config.seed, sources=LANGUAGES[1:], targets=("en",))
+    models.save(translator, tokenizer, out / name)
+    return quality.measure_translator(translator, tokenizer, config.seed, **directions)
 
 
 def build_judge(out: Path, config: ToyConfig) -> dict[str, float]:
