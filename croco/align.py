@@ -52,8 +52,8 @@ class AlignConfig:
     """Settings of `align`."""
 
     english_answers: int = 4
-    """English answers an answer is held against, 1 or more: the first of a prompt that differ (ours; paper: all of up
-    to 20)."""
+    """English answers an answer is held against, 1 or more: the first of a prompt that differ, less those that cannot
+    be read or are too long (metric `english_answers`: how many are left) (ours; paper: all of up to 20)."""
     max_length: int = 512
     """Tokens an answer may have, and an English answer, as the translator reads them; a longer one is dropped (ours;
     reference code: cut there)."""
@@ -226,7 +226,8 @@ def work(
     from tqdm import tqdm
 
     translator.check(sorted({language for language, _ in answers.parts}))
-    shards = Shards(writer, load=load, settings={name: getattr(config, name) for name in CHANGE_ROWS})
+    settings = {name: getattr(config, name) for name in CHANGE_ROWS} | {"precision": engine.dtype()}
+    shards = Shards(writer, load=load, settings=settings)
     with tqdm(total=answers.number, desc="align", unit="answer") as bar:
         for number in range(len(answers.parts)):
             shard = answers.shard(number)
@@ -282,6 +283,7 @@ def run(
         models={"translator": models.identity(model, revision)},
         store=store,
         neutral=["gpus", "max_tokens"],
+        also={"precision": engine.dtype()},
     )
     if writer.done:
         return writer.done

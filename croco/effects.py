@@ -234,11 +234,11 @@ def with_seeds(changed: paired.Change, *sides: Sequence[float] | Floats) -> pair
 
 def controlled(rates: Floats, errors: Floats | None, parity: float) -> Effect:
     """A length-controlled win rate less parity, from that of each seed and, where known, its standard error over
-    questions; those are the same questions for every seed, so their error is not divided by the seeds. Without errors
-    there is no interval: seeds alone would not say what other questions would.
+    questions; those are the same questions for every seed, so their error is not divided by the seeds. Without errors,
+    or where one is nought, there is no interval: seeds alone would not say what other questions would.
     """
     value, number = float(rates.mean()) - parity, len(rates)
-    if errors is None:
+    if errors is None or not (errors > 1e-9).all():  # no sample differs from another: nothing is known of others
         return Effect(value, None, None, number, 0, (number, 1), 0)
     variances: list[tuple[float, float]] = [(float((errors**2).mean()), math.inf)]
     if number > 1:

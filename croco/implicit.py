@@ -225,6 +225,7 @@ def work(
     from tqdm import tqdm
 
     settings = {"max_length": limit, "length_in": config.length_in, "name_language": config.name_language}
+    settings["precision"] = engine.dtype()
     shards, lengths = Shards(writer, load=load, settings=settings), []
     with tqdm(total=answers.number, desc="implicit", unit="answer") as bar:
         for number in range(len(answers.parts)):
@@ -274,7 +275,8 @@ def run(
         prompts: Datasets of the prompts that were answered, and of the same prompts in English.
         samples: Datasets of their answers, any number of languages, each of them whole.
         tuned: The model that was tuned on English preferences: a local folder or a hub id.
-        base: The reference model of that tuning: a local folder or a hub id.
+        base: The reference model of that tuning, or of the first where several were done one after the other
+            (assumed): a local folder or a hub id.
         tuned_revision: Commit, tag or branch of a hub id; default main (ours).
         base_revision: As `tuned_revision`.
         out: Directory to write the scores to.
@@ -290,6 +292,7 @@ def run(
         models={"tuned": models.identity(tuned, tuned_revision), "base": models.identity(base, base_revision)},
         store=store,
         neutral=["gpus", "max_tokens"],
+        also={"precision": engine.dtype()},
     )
     if writer.done:
         return writer.done

@@ -90,7 +90,7 @@ class Likelihood:
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
-        padding, device = self.model.config.pad_token_id or 0, self.model.device
+        padding, device = getattr(self.model.config, "pad_token_id", None) or 0, self.model.device  # Gemma 3 has none
         ids = pad_sequence([torch.tensor(row, device=device) for row in rows], True, padding)
         lengths = torch.tensor([len(row) for row in rows], device=device)
         return ids, torch.arange(ids.shape[1], device=device) < lengths[:, None]
@@ -98,7 +98,7 @@ class Likelihood:
     def _states(self, **inputs: "Tensor") -> "Tensor":
         """Hidden states [rows, time, width]."""
         self._output = self._compute(**inputs, use_cache=False)
-        return self._output.last_hidden_state
+        return self._output.last_hidden_state.to(self.model.device)  # layers may end on another GPU
 
     def _logs(self, states: "Tensor", targets: "Tensor") -> "Tensor":
         """Log-probabilities [tokens] of `targets`."""

@@ -175,6 +175,7 @@ def run(
     before = pa.concat_tables([earlier(previous, arm, seed), own(measured, arm, seed)])
     manifests = {name: dataset.load_manifest(path, MEASURED.get(name)) for name, path in paths.items()}
     check_one_model(f"{arm}, seed {seed}", manifests)
+    same = alike(manifests, [path for path in (previous, measured) if path])
     amounts = dataset.Tally("amounts")
     cost = list(costs([*manifests.values(), *map(dataset.load_manifest, made)], amounts))
     rates = manifests["verdicts"].metrics["win_rates"] if verdicts else []
@@ -186,7 +187,14 @@ def run(
         config=config,
         inputs=[*filter(None, (previous, measured)), *every],
         store=store,
-        also=[arm, seed, sorted(paths), cost, rates],  # digests of inputs say nothing of roles, ledgers and metrics
+        also=[
+            arm,
+            seed,
+            sorted(paths),
+            cost,
+            rates,
+            same,
+        ],  # digests of inputs say nothing of roles, ledgers and metrics
     )
     if writer.done:
         return writer.done
@@ -198,7 +206,7 @@ def run(
         outcomes.take(code, number)
         outcomes.keep(code, number)
     counts = [count for tally in (outcomes, *tallies, amounts) for count in tally.counts()]
-    return writer.finish(counts, metrics={"arm": arm, "seed": seed})
+    return writer.finish(counts, metrics={"arm": arm, "seed": seed, "alike": same})
 
 
 def measure(paths: Mapping[str, Path], config: TallyConfig) -> tuple[list[Outcome], list[dataset.Tally]]:
@@ -248,6 +256,23 @@ def check_arm(arm: str, seed: int, given: set[str], made: int) -> None:
         raise ValueError(f"{arm}, seed {seed}: found nothing that was measured or made; expected at least one dataset")
 
 
+def alike(manifests: Mapping[str, Manifest], others: Sequence[Path]) -> dict[str, Any]:
+    """What all runs that are put together must have in common. Raises: ValueError where this one differs."""
+    found: dict[str, Any] = {}
+    if "benchmarks" in manifests:
+        found["EuroEval settings"] = dict(manifests["benchmarks"].config)
+    if "rewards" in manifests:
+        found["reward model"] = likeness.weights(manifests["rewards"].models.get("reward", {}))
+    if verdicts := manifests.get("verdicts"):
+        found["judge"] = likeness.weights(verdicts.models.get("judge", {}))
+        found["reference answers"] = [source["digest"] for source in verdicts.inputs[1:2]]
+    for path in others:
+        for name, value in dataset.load_manifest(path).metrics.get("alike", {}).items():
+            if found.setdefault(name, value) != value:
+                raise ValueError(f"{path}: found {name} {value}; expected {found[name]}; evaluate all runs alike")
+    return found
+
+
 def check_one_model(name: str, manifests: Mapping[str, Manifest]) -> None:
     """Raises: ValueError unless all datasets of run `name` are of one model's weights, and of the same answers."""
     training, rewards = manifests.get("training"), manifests.get("rewards")
@@ -255,6 +280,8 @@ def check_one_model(name: str, manifests: Mapping[str, Manifest]) -> None:
         raise ValueError(f"{name}: found a dataset of {training.contract} as training; expected the output of `train`")
     if rewards and rewards.stage != "rate":
         raise ValueError(f"{name}: found scores by {rewards.stage} as rewards; expected what `rate` writes")
+    if rewards and "answers" not in manifests:
+        raise ValueError(f"{name}: found rewards without answers; expected both: rewards do not say whose they are")
     if answers := manifests.get("answers"):
         for what in ("verdicts", "rewards"):
             read = [source["digest"] for source in manifests[what].inputs] if what in manifests else [answers.digest]
@@ -265,6 +292,8 @@ def check_one_model(name: str, manifests: Mapping[str, Manifest]) -> None:
     }
     if training:
         policies["training"] = {"sha256": training.metrics.get("merged_sha256")}
+    if "verdicts" in manifests and "model" in manifests["verdicts"].models:
+        policies["verdicts"] = manifests["verdicts"].models["model"]
     if policies:
         check = likeness.one("the model's weights", {what: likeness.weights(found) for what, found in policies.items()})
         if check.verdict != likeness.PASS:

@@ -131,6 +131,8 @@ def run(
     """
     encoding.check(data, config.method)
     online.check(config.method, reward, bool(trainjob))
+    if reward_revision and not reward:
+        raise ValueError(f"reward_revision: found {reward_revision} without a reward model; expected none")
     nodes = Nodes.of(trainjob) if trainjob else None
     if nodes:
         handoff.check(nodes, model, store, config.processes)

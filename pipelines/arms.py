@@ -13,7 +13,8 @@
       - {name: pairs, says: "pairs gain more than best-of-n", better: paired-mono, worse: best-of-n, measure: arena}
 
 A parameter and an arm say where their values come from: paper, reference code, ours, or assumed, which is what the
-paper's public text does not give. `pipelines.studies` reads the file.
+paper's public text does not give. `pipelines.studies` reads the file, and `pipelines.coherence` looks whether it goes
+together.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from typing import Any
 SOURCES = ("paper", "reference code", "ours", "assumed")
 METHODS = ("dpo", "sft", "online")
 SCORERS = ("reward", "mapo", "icr")
-MEASURES = ("euroeval", "arena", "length_controlled", "fidelity", "reward", "oracle")
+MEASURES = ("euroeval", "arena", "fidelity", "reward", "oracle")
 NAME = "lower-case letters, digits and -"
 BASE, SHARED = "base", "shared"
 """Among arms, the model that was not tuned, and what was made for several of them."""
@@ -104,7 +105,8 @@ class Study:
     parameters: Mapping[str, Any]
     """Of croco-preference, all of them."""
     policies: Mapping[str, Mapping[str, Any]]
-    """Name -> what is other than in `parameters` for that policy; each is tuned by every arm."""
+    """Name -> what is other than in `parameters` for that policy; each is tuned by every arm but those that take its
+    answers."""
     samplers: Mapping[str, Mapping[str, Any]]
     """The same of models that are not tuned, and only answer, for arms that are off-policy."""
     arms: tuple[Arm, ...]

@@ -2,7 +2,8 @@
 
 What several arms share is counted once. An arm's evaluation is in its own line, as are the answers of one that starts
 from another's model. Scores by alignment or implicit reward are reckoned as the reward model's, of which they take the
-same answers; to score an arm's answers in the arena, and to tally, takes too little to be counted.
+same answers, online answers as offline ones, and EuroEval in held-out languages not at all; to score an arm's answers
+in the arena, and to tally, takes too little to be counted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -148,8 +148,10 @@ def compile_package(out: Path, flags: argparse.Namespace) -> None:
     cluster = Cluster(flags.profile, flags.gpu_type, labels, references, cached=not loose, **asked)
     out.parent.mkdir(parents=True, exist_ok=True)
     study = choice.study_of(flags)
+    if study and (flags.mlflow or flags.tensorboard):
+        raise ValueError("--mlflow, --tensorboard: found one with --config; expected neither: a study tells no tracker")
     pipeline = choice.pipeline_of(study, cluster)
-    _check_lengths(pipeline.pipeline_spec)
+    check_lengths(pipeline.pipeline_spec)
     Compiler().compile(pipeline, str(out))
     if study:
         print(choice.outlay_of(study, flags.profile))
@@ -157,7 +159,7 @@ def compile_package(out: Path, flags: argparse.Namespace) -> None:
         print(f"no task will be cached: {', '.join(loose)} may change without a change of name", file=sys.stderr)
 
 
-def _check_lengths(spec: Any) -> None:
+def check_lengths(spec: Any) -> None:
     """Raises: ValueError for a pipeline that Kubeflow could not start."""
     from google.protobuf.json_format import MessageToJson
 

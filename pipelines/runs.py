@@ -60,7 +60,7 @@ class Tasks:
         return task
 
     def graph(self, arm: Arm, seed: int) -> Any:
-        """That task's component: a graph of its own, for Kubeflow hands each graph to a driver as one argument, of 128
+        """The component of a run: a graph of its own, for Kubeflow hands each graph to a driver as one argument, of 128
         KiB at most. kfp reads its interface off a function's signature, and wants it before the study's own graph.
         """
         inputs: dict[str, Any] = {"data": Input[Dataset], "reference": Input[Dataset], "store": str, **SETTLED}
@@ -144,7 +144,8 @@ class Tasks:
         """What was measured of one run, with what more is found of it or, as `previous`, of others."""
         oracle = self.study.oracle and name != SHARED
         task = tally(arm=name, seed=seed, oracle=oracle, store=store, **found)
-        return self.put(task, "gather", f"{name} {seed}", TALLY).outputs["outcomes"]
+        stage = "report" if "samples" in found else "gather"  # kfp fetches every answer for it
+        return self.put(task, stage, f"{name} {seed}", TALLY).outputs["outcomes"]
 
     def gathered(self) -> Any:
         """The component that puts what was measured of all runs together, a graph for the same reason as a run's."""

@@ -237,9 +237,12 @@ class Flow(Tasks):
         given = self.given
         if not self.cluster.fetch:
             return {}
-        task = self.once(("fetch", given["benchmark_suite"]), lambda: self.put(
-            fetch(languages=[*given["languages"], *self.study.held_out], suite=given["benchmark_suite"]), "fetch"
-        ))  # fmt: skip
+        checked = self.settled(self.policy)["source"].task
+        codes = [*given["languages"], *self.study.held_out]
+        task = self.once(
+            ("fetch", given["benchmark_suite"]),
+            lambda: self.put(fetch(languages=codes, suite=given["benchmark_suite"]).after(checked), "fetch"),
+        )
         return {"cache": task.outputs["cache"]}
 
     def base(self) -> dict[str, Any]:
@@ -291,6 +294,12 @@ def _rescored(found: Candidates, name: Hashable, task: Any) -> Candidates:
 
 def study(described: Study, cluster: Cluster = Cluster()) -> Any:
     """The pipeline of a study for a cluster; its outputs are the reports, by policy."""
+    alone = [arm.name for arm in described.arms if arm.start or arm.method == "online"]
+    if alone and cluster.trainjob():
+        raise ValueError(
+            f"--profile: found {cluster.profile}, which trains on several nodes; expected one that trains in a pod "
+            f"with GPUs, for {', '.join(alone)}"
+        )
     names = [policy.replace("-", "_") for policy in described.policies]
     outputs = NamedTuple("Reports", [(name, Artifact) for name in names])  # type: ignore[misc]
 

@@ -124,10 +124,11 @@ def test_a_share_that_differs_nowhere_has_wilsons_bound_and_a_reward_none() -> N
     assert effects.questions(same, same.level(0.0), draws(20)).low is None
 
 
-def test_every_arm_meets_the_same_samples_whatever_else_was_measured() -> None:
-    side = of(*((math.sqrt(at),) for at in range(30)))
-    first, again = (effects.questions(side, side.level(0.5), draws(30)) for _ in range(2))
-    assert first == again
+def test_every_arm_of_a_study_meets_the_same_samples() -> None:
+    side, study = of(*((math.sqrt(at),) for at in range(30))), draws(30)
+    first = effects.questions(side, side.level(0.5), study)
+    effects.questions(of(*((1.0, 2.0) for _ in range(30))), side, study)
+    assert effects.questions(side, side.level(0.5), study) == first
     other = effects.questions(side, side.level(0.5), Draws([f"q{at}" for at in range(30)], 2000, 1))
     assert other.low != first.low and other.value == first.value
 

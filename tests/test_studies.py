@@ -151,10 +151,10 @@ MISTAKES = {
     "a held-out language that is tuned in": ({**STUDY, "held_out": ["de"]}, "held_out: found 'de'; expected a"),
     "seeds that are none": (changed(seeds=[0, 0]), "arms.new.seeds: found (0, 0); expected whole numbers from 0 on"),
     "SFT by a scorer that it does not ask": (
-        changed(method="sft", scorer="mapo"), "arms.new.scorer: found 'mapo'; expected reward, for `sft`",
+        changed(method="sft", scorer="mapo"), "arms.new.scorer: found 'mapo'; expected none of its own: `sft`",
     ),
     "online with languages of its own": (
-        changed(method="online", languages=["de"]), "no languages, sampler, from, scorer or pool of its own",
+        changed(method="online", languages=["de"]), "arms.new.languages: found ('de',); expected none of its own",
     ),
     "a claim about an arm that is not there": (
         {**STUDY, "claims": [{**STUDY["claims"][0], "better": "x"}]}, "claims.it.better: found 'x'; expected",
@@ -165,6 +165,37 @@ MISTAKES = {
     "the oracle of no toy world": (
         {**STUDY, "claims": [{**STUDY["claims"][0], "measure": "oracle"}]}, "expected it only with oracle: true",
     ),
+    "a parameter that arms have": (
+        {**STUDY, "parameters": {"k": {"value": 1.0, "source": "ours"}}}, "parameters.k: found 'k'; expected",
+    ),
+    "a number that YAML takes for text": (
+        {**STUDY, "parameters": {"learning_rate": {"value": "5e-6", "source": "ours"}}},
+        "parameters.learning_rate: found '5e-6'; expected a value of type Float; YAML reads 1e-6 as text",
+    ),
+    "a policy with languages of its own": (
+        {**STUDY, "policies": {"first": {"languages": ["de"]}}}, "policies.first: found 'languages'; expected values",
+    ),
+    "a sampler that is the policy": (
+        {**changed(sampler="third", off_policy=True), "samplers": {"third": {}}},
+        "arms.new.sampler: found 'third'; expected another model than first",
+    ),
+    "a name that is policy and sampler": (
+        {**STUDY, "samplers": {"first": {}}}, "samplers: found ['first']; expected names that no policy has",
+    ),
+    "no standard deviation": (changed(k=0), "arms.new.k: found 0; expected a number above 0"),
+    "a reference that has no use for n": (
+        changed(method="sft", completion="reference", n=4), "arms.new.n: found 4; expected none of its own: `sft`",
+    ),
+    "an implicit reward of SFT": (
+        changed(scorer="icr", seeds=[7], **{"from": "sft"}), "arms.new.from: found 'sft'; expected an arm tuned by DPO",
+    ),
+    "a claim about one arm": (
+        {**STUDY, "claims": [{**STUDY["claims"][0], "worse": "paired"}]}, "claims.it: found 'paired'; expected two",
+    ),
+    "a claim given twice": (
+        {**STUDY, "claims": 2 * STUDY["claims"]}, "claims: found ['it', 'it']; expected names that are each given once",
+    ),
+    "the toy world where there is none": ("name: {toy}", "found {toy}; expected it only where a study is run here"),
     "no mapping": (["paired"], "study: found ['paired']; expected keys of name"),
     "no YAML": ("arms: [", "study.yaml:1: found no YAML"),
 }  # fmt: skip

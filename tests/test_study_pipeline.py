@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import yaml
 from kfp.compiler import Compiler
+from kfp.pipeline_spec import pipeline_spec_pb2
 from packages import Package, dags, is_group, read
 
 from croco.study import read_plan
 from pipelines import outlay, studies, study
 from pipelines.__main__ import main
 from pipelines.arms import Study
+from pipelines.package import check_lengths
 from pipelines.placement import Cluster
 from pipelines.workload import Settings
 
@@ -151,25 +153,37 @@ def test_the_tally_is_one_chain_that_ends_in_the_report(package: Package) -> Non
 
 
 @pytest.mark.parametrize("name", ["eurollm", "tiny-aya", "languages"])
-def test_a_study_that_is_shipped_compiles_and_its_report_can_read_what_was_meant(name: str, tmp_path: Path) -> None:
+def test_the_report_can_read_what_a_study_that_is_shipped_means(name: str) -> None:
     found = studies.read(CONFIGS / f"{name}.yaml", DEFAULTS)
-    spec, _ = compiled(found, tmp_path / "package.yaml", profile="spot")
-    assert spec["pipelineInfo"]["name"] == f"croco-study-{name}"
     for policy in found.policies:
         assert len(read_plan(found.plan(policy))["arms"]) == len(found.arms)
 
 
-def test_a_study_that_kubeflow_could_not_start_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arms = [{**ARMS[0], "source": "ours", "says": "many", "seeds": [*range(90)]}]
-    described(tmp_path, {**CONTENT, "arms": arms})
+def test_a_study_by_language_compiles_for_nodes_that_are_taken_back(tmp_path: Path) -> None:
+    found = studies.read(CONFIGS / "languages.yaml", DEFAULTS)
+    spec, _ = compiled(found, tmp_path / "package.yaml", profile="spot")
+    assert spec["pipelineInfo"]["name"] == "croco-study-languages"
+
+
+def test_arms_that_train_in_their_pod_are_not_compiled_for_several_nodes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected one that trains in a pod with GPUs, for online, icr, again"):
+        study.study(described(tmp_path), Cluster("nodes-2x8x80gb"))
+
+
+def test_a_graph_that_kubeflow_could_not_start_is_refused() -> None:
+    spec = pipeline_spec_pb2.PipelineSpec()
+    spec.components["comp-fine"].executor_label = "x" * 130_000
+    check_lengths(spec)
+    spec.components["comp-long"].executor_label = "x" * 131_072
+    with pytest.raises(ValueError, match=r"found a graph of 131,09. bytes; expected at most 131,071"):
+        check_lengths(spec)
+
+
+def test_what_it_would_take_is_printed_when_it_is_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    described(tmp_path, {**CONTENT, "arms": CONTENT["arms"][:1]})
     command = ["--pipeline", "study", "--config", str(tmp_path / "study.yaml"), "--allow-tags"]
-    out = tmp_path / "package.yaml"
-    assert main(["compile", "--out", str(out), *command]) == 1
-    assert "bytes; expected at most 131,071" in capsys.readouterr().err
-    assert not out.exists()
-    described(tmp_path)
-    assert main(["compile", "--out", str(out), *command]) == 0
-    assert "- 11 models tuned and evaluated, by 9 arms on 1 policies" in capsys.readouterr().out
+    assert main(["compile", "--out", str(tmp_path / "package.yaml"), *command]) == 0
+    assert "- 2 models tuned and evaluated, by 1 arms on 1 policies" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

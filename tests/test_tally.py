@@ -81,10 +81,10 @@ def verdicts(out: Path, judged: Path, rates: Sequence[tuple[str, float | None]] 
     return written(out, "verdicts", "arena", rows, "verdicts", [judged], metrics={"win_rates": found})
 
 
-def rewards(out: Path, scored: Path, stage: str = "rate") -> Path:
+def rewards(out: Path, scored: Path, stage: str = "rate", model: str = "reward") -> Path:
     columns = ("prompt_id", "language", "reward")
     rows = [dict(zip(columns, row, strict=True)) | {"sample_index": 0} for row in REWARDS]
-    return written(out, "scores", stage, rows, "scores", [scored])
+    return written(out, "scores", stage, rows, "scores", [scored], models={"reward": {"id": model, "sha256": model}})
 
 
 def training(out: Path, policy: Mapping[str, str] = TUNED) -> Path:
@@ -292,6 +292,21 @@ def test_what_is_of_another_model_is_refused(tmp_path: Path) -> None:
     refused("the model's weights: found benchmarks: bbb", benchmarks=benchmarks(tmp_path / "b", BASE))
     refused("training: bbb.*evaluate the model that was trained", training=training(tmp_path / "t", BASE))
     refused("found it given twice", made=[given["training"]])
+
+
+def test_rewards_without_the_answers_they_are_of_are_refused(tmp_path: Path) -> None:
+    given = evaluated(tmp_path)
+    with pytest.raises(ValueError, match="found rewards without answers; expected both"):
+        run(arm="a", rewards=given["rewards"], out=tmp_path / "out")
+
+
+def test_runs_that_were_evaluated_otherwise_are_not_put_together(tmp_path: Path) -> None:
+    first, second = evaluated(tmp_path / "first"), evaluated(tmp_path / "second")
+    run(arm="a", **first, out=tmp_path / "one")
+    assert run(arm="b", **second, previous=tmp_path / "one", out=tmp_path / "two").metrics["alike"]["reward model"]
+    other = rewards(tmp_path / "other", second["answers"], model="another")
+    with pytest.raises(ValueError, match=r"found reward model .*; expected .*another.*; evaluate all runs alike"):
+        run(arm="c", **{**second, "rewards": other}, previous=tmp_path / "two", out=tmp_path / "three")
 
 
 def test_a_value_that_is_no_number_is_refused(tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def load(outcomes: Path, plan: Mapping[str, Any]) -> tuple[Found, dict[tuple[str
             known = ", ".join(["euroeval/<benchmark>", *list(MEASURES)[1:], ERROR, "cost/<stage>/<amount>"])
             raise ValueError(f"{outcomes}: found measure {measure!r}; expected one of {known}")
     same_runs(runs, plan, str(outcomes))
-    found = {key: effects.series(sorted({row[2] for row in these}), these) for key, these in values.items()}
+    seeds = {arm: sorted(seed for name, seed in runs if name == arm) for arm, _ in runs}  # whether they have it or not
+    found = {key: effects.series(seeds[key[0]], these) for key, these in values.items()}
     return found, costs
 
 
