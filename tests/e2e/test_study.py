@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 CODES = ["en", "de"]
 SIZES = {
     "count": 8, "n": 16, "languages": CODES, "benchmark_iterations": 2, "questions_limit": 10,
-    "questions_languages": CODES,
+    "questions_languages": CODES, "global_batch": 2, "micro_batch": 2,
 }  # fmt: skip
 STUDY = {
     "name": "tiny",
@@ -25,7 +25,7 @@ STUDY = {
     "aligner": {"model": "{toy}/translator", "format": "google"},
     "oracle": True,
     "arms": [
-        {"name": "mapo", "says": "by translation", "source": "ours", "scorer": "mapo", "learning_rate": 1e-4},
+        {"name": "mapo", "says": "by translation", "source": "ours", "scorer": "mapo"},
         {
             "name": "icr",
             "says": "<b>by implicit reward</b>",
