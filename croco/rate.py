@@ -7,12 +7,11 @@ it tells whether a policy learned what the judge likes or only what the reward m
 croco/score.py scores samples, parity check and all; a question's id is the prompt's, its one answer is sample 0.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from croco import chat, dataset, engine, models, score
+from croco import dataset, models, score
 from croco.conversations import Answers, Shard
 from croco.matches import load_side
 from croco.shards import split
@@ -77,12 +76,4 @@ def run(
     )
     if writer.done:
         return writer.done
-    commit = writer.models["reward"].get("revision")
-    limit = score._limit(config, engine.context(model, commit))
-    rated, tokenizer = Rated(answers, config.shard_prompts), chat.load_tokenizer(model, commit)
-
-    def start(probes: Sequence[list[int]]) -> tuple[list[float], engine.Classifier]:
-        expected = engine.plain_rewards(model, commit, probes)
-        return expected, engine.load_classifier(model, commit, max_model_len=limit, gpus=config.gpus)
-
-    return score.work(writer, rated, tokenizer, limit, config, start)
+    return score.by_model(writer, lambda: Rated(answers, config.shard_prompts), model, config)

@@ -228,9 +228,14 @@ def run(
     )
     if writer.done:
         return writer.done
+    return by_model(writer, lambda: Answers(prompts, samples, config.shard_prompts), model, config)
+
+
+def by_model(writer: Writer, read: Callable[[], Answers], model: str, config: ScoreConfig) -> dataset.Manifest:
+    """Score the answers that `read` gives by the reward model that `writer` names, and finish."""
     commit = writer.models["reward"].get("revision")
     limit = _limit(config, engine.context(model, commit))
-    answers, tokenizer = Answers(prompts, samples, config.shard_prompts), chat.load_tokenizer(model, commit)
+    answers, tokenizer = read(), chat.load_tokenizer(model, commit)
 
     def start(probes: Sequence[list[int]]) -> tuple[list[float], engine.Classifier]:
         expected = engine.plain_rewards(model, commit, probes)
