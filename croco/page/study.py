@@ -16,10 +16,9 @@ from croco import dataset, effects, evidence
 from croco.effects import Draws, Effect, Series
 from croco.page import wording
 from croco.page.distributions import ALL, Rows
+from croco.tally import BASE, SHARED
 from croco.winrate import PARITY
 
-BASE, SHARED = "base", "shared"
-"""The arms of every study: the model before tuning, and what was made once for all arms (its cost)."""
 AMOUNTS = ("gpu_seconds", "seconds", "tokens_in", "tokens_out")
 CONTROLLED, ERROR = "length_controlled", "length_controlled/standard_error"
 
