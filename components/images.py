@@ -15,8 +15,8 @@ NAMES: Mapping[str, str] = _REFERENCES["images"]
 PUSHED: Mapping[str, str] = _REFERENCES["pushed"]
 """Name in NAMES -> its reference in a registry, with its digest."""
 CPU = NAMES["cpu"]
-"""preflight, resolve, plan, prepare, gather, pair, select, promote, publish, report, track."""
+"""Whatever loads no model."""
 GPU = NAMES["gpu"]
-"""vLLM and training: translate, sample, score, train, answer, arena."""
+"""vLLM and training."""
 EUROEVAL = NAMES["euroeval"]
-"""fetch, benchmark."""
+"""EuroEval: fetch and benchmark."""

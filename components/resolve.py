@@ -30,6 +30,10 @@ def resolve(
     top_p: Optional[float] = None,
     top_k: Optional[int] = None,
     max_tokens: Optional[int] = None,
+    start: str = "policy",
+    name: str = "",
+    nodes: int = 1,
+    store: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Settled",
     source=str,
@@ -40,12 +44,15 @@ def resolve(
     questions=str,
     benchmark_datasets=str,
     aligner=str,
+    start=str,
     temperature=float,
     top_p=float,
     top_k=int,
     max_tokens=int,
 ):
-    """What the names stand for today: a revision of each model and data set, and how the policy is sampled."""
+    """What the names stand for today: a revision of each model and data set, how the policy is sampled, and the version
+    of the promoted model that tuning starts from.
+    """
     from croco.plan import settle
 
     return settle(
@@ -67,4 +74,5 @@ def resolve(
             "aligner": aligner_revision,
         },
         decoding={"n": n, "temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens},
+        starting={"start": start, "name": name, "nodes": nodes, "store": store},
     )

@@ -31,12 +31,13 @@ def sample(
     store: str = "",
     trained: Input[Model] = None,
 ) -> None:
-    """The answers, n a prompt or a share of them, of the policy or of what `train` made of it; `prompts` is a folder of
-    data sets.
+    """The answers, n a prompt or a share of them, of the policy, or of `trained`, what `train` made of it or `recall`
+    found; `prompts` is a folder of data sets.
     """
     from pathlib import Path
 
     from components import scalars
+    from croco.recall import begin
     from croco.sample import SampleConfig, run
     from croco.shards import Share
 
@@ -51,10 +52,11 @@ def sample(
         min_room=min_room,
         gpus=int(gpus),
     )
+    policy, commit = begin(Path(trained.path) if trained else None, model, revision)
     manifest = run(
         prompts=sorted(Path(prompts.path).iterdir()),
-        model=f"{trained.path}/merged" if trained else model,
-        revision=None if trained else revision,
+        model=policy,
+        revision=commit,
         out=Path(samples.path),
         store=store or None,
         share=Share(tuple(languages.split(",")) if languages else (), int(group), int(groups)),

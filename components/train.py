@@ -44,11 +44,12 @@ def train(
 ) -> None:
     """A LoRA adapter on pairs (dpo), SFT rows (sft) or a folder of prompts (online), merged too; and metrics alone.
 
-    With `start`, from what `train` made of the model.
+    With `start`, from what `train` made of the model, or `recall` found.
     """
     from pathlib import Path
 
     from components import scalars
+    from croco.recall import begin
     from croco.train import TrainConfig, run, summary
 
     config = TrainConfig(
@@ -72,10 +73,11 @@ def train(
         online_rejected_target=online_rejected_target,
         online_k=online_k,
     )
+    policy, commit = begin(Path(start.path) if start else None, model, revision)
     manifest = run(
         data=sorted(Path(data.path).iterdir()) if method == "online" else [Path(data.path)],
-        model=f"{start.path}/merged" if start else model,
-        revision=None if start else revision,
+        model=policy,
+        revision=commit,
         reward=reward,
         reward_revision=reward_revision,
         out=Path(trained.path),

@@ -22,6 +22,7 @@ STAGES = {
     "arena": "two models' answers -> verdicts and win rates",
     "promote": "evaluations of base and tuned -> whether the tuned model may take the base's place",
     "publish": "a promoted model -> the store, under a name that stays, and the hub",
+    "recall": "the model promoted last -> a folder to start from",
     "rate": "a model's arena answers -> rewards",
     "tally": "what was measured of one arm's run -> outcomes, a row a value",
     "study": "outcomes of many arms -> what each gained and lost, as one page",

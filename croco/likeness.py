@@ -48,8 +48,13 @@ class Evidence:
         return {"tuned": _policy(self.benchmarks), "base": _policy(base.benchmarks)}
 
 
-def settings(tuned: Evidence, base: Evidence, training: Path | None) -> Iterator[Check]:
-    """Whether everything is of these two models, made alike."""
+def settings(
+    tuned: Evidence, base: Evidence, training: Path | None, origins: Mapping[str, Mapping[str, Any]] = {}
+) -> Iterator[Check]:
+    """Whether everything is of these two models, made alike.
+
+    `origins`: weights that training may have started from instead of the base's -> what those were tuned from.
+    """
     assert tuned.verdicts, "a tuned model is judged against its base"
     judged = dataset.load_manifest(tuned.verdicts, "verdicts")
     for role, side, judge_role in (("tuned", tuned, "model"), ("base", base, "reference")):
@@ -60,8 +65,11 @@ def settings(tuned: Evidence, base: Evidence, training: Path | None) -> Iterator
         }
         if training:
             made = dataset.load_manifest(training)
+            start = made.models.get("base", {})
             found["training"] = (
-                {"sha256": made.metrics.get("merged_sha256")} if role == "tuned" else made.models.get("base", {})
+                {"sha256": made.metrics.get("merged_sha256")}
+                if role == "tuned"
+                else origins.get(weights(start) or "", start)
             )
         yield one(f"{role} model's weights", {what: weights(policy) for what, policy in found.items()})
     sides = {"tuned": tuned, "base": base}

@@ -4,10 +4,10 @@ The pipeline's own; it has no command. `settle` turns names into revisions that 
 after it can be cached; `shares` deals a stage's shards to tasks that run side by side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from croco import languages, models, prepare, sample, translate
+from croco import languages, models, prepare, recall, sample, translate
 from croco.shards import Share, buckets_for
 
 
@@ -24,6 +24,8 @@ class Settled(NamedTuple):
     """Empty where none are given: EuroEval's own, which it takes from the hub by itself."""
     aligner: str
     """Of the translation model that scores by alignment (croco.align); empty where there is none."""
+    start: str
+    """Version of the promoted model that is sampled from and tuned on; empty for the policy."""
     temperature: float
     top_p: float
     top_k: int
@@ -42,27 +44,31 @@ def settle(
     aligner: str = "",
     revisions: dict[str, str | None],
     decoding: dict[str, Any],
+    starting: Mapping[str, Any] = {},
 ) -> Settled:
-    """The revision of every model and data set, and how the policy is sampled.
+    """The revision of every model and data set, how the policy is sampled, and where tuning starts.
 
     Args:
         revisions: name of one of the others -> commit, tag or branch; none takes the newest (ours).
         decoding: fields of SampleConfig; what is none is taken from the table of known models (reference code).
+        starting: of `recall.newest`; none starts from the policy.
 
-    Raises: as `models.pin` and `sample.resolve`: a name that cannot be had costs no GPU.
+    Raises: as `models.pin`, `sample.resolve` and `recall.newest`: a name that cannot be had costs no GPU.
     """
     config = sample.resolve(policy, sample.SampleConfig(**decoding))
-    newest = {"source": prepare.DOLCI_REVISION} if source == prepare.DOLCI else {}
-    wanted = {**newest, **{name: revision for name, revision in revisions.items() if revision}}
+    dolci = {"source": prepare.DOLCI_REVISION} if source == prepare.DOLCI else {}
+    wanted = {**dolci, **{name: revision for name, revision in revisions.items() if revision}}
+    pinned = models.pin(policy, wanted.get("policy"))
     return Settled(
         source=models.pin(source, wanted.get("source"), data=True),
         translator=models.pin(translator, wanted.get("translator")),
-        policy=models.pin(policy, wanted.get("policy")),
+        policy=pinned,
         reward=models.pin(reward, wanted.get("reward")),
         judge=models.pin(judge, wanted.get("judge")),
         questions=models.pin(questions, wanted.get("questions"), data=True),
         benchmark_datasets=models.pin(benchmark_datasets, data=True) if benchmark_datasets else "",
         aligner=models.pin(aligner, wanted.get("aligner")) if aligner else "",
+        start=recall.newest(policy=policy, revision=pinned, **starting) if starting else "",
         **{name: getattr(config, name) for name in sample.DECODED},
     )
 

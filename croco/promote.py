@@ -21,6 +21,7 @@ Source: ours; neither the paper nor its released code decides anything by its re
 import dataclasses
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def run(
     )
     if writer.done:
         return writer.done
-    checks = [*settings(tuned, base, training), *against_base(tuned, base, config)]
+    checks = [*settings(tuned, base, training, _origins(training, name, store)), *against_base(tuned, base, config)]
     if last and store:
         with tempfile.TemporaryDirectory(prefix="croco-promote-") as folder:
             opened = open_store(store)
@@ -134,6 +135,15 @@ def run(
     return writer.finish(
         passed.counts(), metrics={"promote": not reasons, "refusals": len(reasons), "reasons": reasons}
     )
+
+
+def _origins(training: Path | None, name: str | None, store: str | None) -> dict[str, Mapping[str, Any]]:
+    """Weights that training started from, if those were promoted under this name -> what they were tuned from."""
+    start = dataset.load_manifest(training).models.get("base", {}).get("sha256") if training else None
+    if not (start and name and store):
+        return {}
+    found = release.read(open_store(store), name, release.version_of(start))
+    return {start: found.base} if found and found.sha256 == start else {}
 
 
 def markdown(decision: dict[str, Any], checks: list[Check]) -> str:

@@ -26,6 +26,8 @@ from croco.writer import Writer
 VERSION = 1
 MERGED = "merged"
 """Folder of the whole model in the output of `train`."""
+CARD = "README.md"
+"""The model card's file, which a published model has besides those of `train`."""
 
 
 def upload(folder: Path, repository: str, version: str) -> str:
@@ -83,7 +85,7 @@ def run(
         raise ValueError(
             f"{model}: found weights {sha256[:12]}; expected {str(expected)[:12]}, those that were promoted"
         )
-    version, inputs = sha256[:12], [decision, *evaluations.values()]
+    version, inputs = release.version_of(sha256), [decision, *evaluations.values()]
     writer = Writer(out, None, stage="publish", version=VERSION, config={"name": name, "hub": hub}, inputs=inputs)
     writer.models = decided["models"]
     text = card.write(
@@ -96,12 +98,12 @@ def run(
         benchmarks=benchmarks,
         verdicts=verdicts,
     )
-    (out / "README.md").write_text(text, encoding="utf-8")
+    (out / CARD).write_text(text, encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="croco-publish-") as place:
         folder = Path(place) / version
         shutil.copytree(model, folder, copy_function=lambda source, target: Path(target).symlink_to(source))
-        (folder / "README.md").unlink(missing_ok=True)
-        shutil.copy(out / "README.md", folder / "README.md")
+        (folder / CARD).unlink(missing_ok=True)
+        shutil.copy(out / CARD, folder / CARD)
         opened = open_store(store)
         released = release.publish(
             opened,
@@ -118,7 +120,7 @@ def run(
     where = {"location": location, "hub": hub, "hub_commit": commit, "registry_id": registered}
     about = {**dataclasses.asdict(released), **where}
     (out / "release.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for file in ("README.md", "release.json"):
+    for file in (CARD, "release.json"):
         writer.attach(out / file)
     shown = dataset.Count("files", None, len(released.files), len(released.files))
     return writer.finish([shown], metrics={"version": version, **where})

@@ -56,6 +56,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def version_of(sha256: str) -> str:
+    """The version that weights have."""
+    return sha256[:12]
+
+
 def last(store: Store, name: str) -> Release | None:
     """The release that was promoted last. Raises: ValueError where the store's records do not fit together."""
     alias = store.read(f"aliases/{check_name(name)}.json")
@@ -104,7 +109,7 @@ def publish(
         evaluations: Its datasets by name in EVALUATIONS.
         decision: What `promote` found.
     """
-    version, older = sha256[:12], last(store, name)
+    version, older = version_of(sha256), last(store, name)
     if (found := read(store, name, version)) is None:
         paths = sorted(path for path in model.rglob("*") if path.is_file() and not path.name.startswith("."))
         files = [

@@ -74,13 +74,13 @@ class Store:
                 self.check(sha256, name=name)
         return {"sha256": sha256, "bytes": size}
 
-    def fetch(self, sha256: str, path: Path, under: str = "files") -> None:
-        """Write the file with this sha256 to `path`, whole or not at all.
+    def fetch(self, sha256: str, path: Path, under: str = "files", *, name: str | None = None) -> None:
+        """Write the file with this sha256, or that with this name too, to `path`, whole or not at all.
 
         Raises: FileNotFoundError if it is not there; ValueError if it is damaged.
         """
         with whole(Path(path)) as file:
-            self._get(sha256, file_name(sha256, under), file)
+            self._get(sha256, _checked(name) if name else file_name(sha256, under), file)
 
     def check(self, sha256: str, under: str = "files", *, name: str | None = None) -> None:
         """Read the file with this sha256, or that with this name, and keep nothing. Raises: as `fetch`."""

@@ -1,6 +1,7 @@
 """Preference: the whole method as one Kubeflow pipeline, from an English instruction set to a tuned model and a report.
 
 preflight -> resolve -> prepare -> [translate] -> gather -> [sample -> score] -> pair -> train
+                     -> recall -----------------------------+-------------------------+
                               train -+-> benchmark, answer (tuned) -+-> arena -> promote -+-> report
                                      +-- benchmark, answer (base) --+                     +-> (publish)
 
@@ -26,6 +27,7 @@ from components.preflight import preflight
 from components.prepare import prepare
 from components.promote import promote
 from components.publish import publish
+from components.recall import recall
 from components.report import report
 from components.resolve import resolve
 from components.sample import sample
@@ -52,6 +54,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
         translator_max_model_len: int = 2048,
         policy: str = "utter-project/EuroLLM-9B-Instruct-2512",
         policy_revision: Optional[str] = None,
+        start: str = "policy",
         n: int = 64,
         temperature: Optional[float] = None,
         top_p: Optional[float] = None,
@@ -107,6 +110,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             translator_max_model_len: Tokens of a text and its translation together; longer texts are cut.
             policy: Model to tune: hub id or folder (paper).
             policy_revision: Commit, tag or branch of the policy.
+            start: Model to sample from and tune: policy (paper), or last, the one promoted last as promote_as (ours).
             n: Answers sampled for each prompt and language (paper).
             temperature: Of sampling, above 0; empty takes the table of known models (reference code).
             top_p: Probability mass to sample from, 1 is all; empty takes the table of known models.
@@ -188,9 +192,14 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             top_p=top_p,
             top_k=top_k,
             max_tokens=max_tokens,
+            start=start,
+            name=promote_as,
+            nodes=cluster.trainjob().get("nodes", 1),
+            store=store,
         )
         settled.after(checked)
         now = settled.outputs
+        recalled = recall(name=promote_as, version=now["start"], store=store)
         prepared = prepare(source=source, revision=now["source"], count=count, store=store)
         english = prepared.outputs["prompts"]
 
@@ -233,6 +242,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
                 seed=seed,
                 gpus=cluster.gpus("sample"),
                 store=store,
+                trained=recalled.outputs["last"],
             )
             scored = score(
                 prompts=prompts,
@@ -271,6 +281,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             seed=seed,
             store=store,
             trainjob=cluster.trainjob(),
+            start=recalled.outputs["last"],
         )
 
         cached = {}
@@ -379,6 +390,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
         place(cluster, translating, "plan-translate")
         place(cluster, sampling, "plan-sample")
         place(cluster, prepared, "prepare")
+        place(cluster, recalled, "recall")
         place(cluster, gathered, "gather")
         place(cluster, paired, "pair")
         place(cluster, trained, "train")

@@ -112,6 +112,7 @@ class Profile:
 STAGES = {
     "preflight": ("Preflight", "small", True, 1),
     "resolve": ("Resolve revisions", "small", True, 1),
+    "recall": ("Recall the promoted model", "table", False, 6),
     "plan-translate": ("Plan translation", "small", False, 1),
     "plan-sample": ("Plan sampling", "small", False, 1),
     "prepare": ("Prepare prompts", "table", True, 6),

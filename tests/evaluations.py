@@ -132,8 +132,10 @@ def training(out: Path, model: Model, base: Mapping[str, Any] = BASE) -> Path:
     return out
 
 
-def evaluations(folder: Path, tuned: Model, base: Model | None = None, **judged: Any) -> dict[str, Path]:
-    """The arguments of `promote.run` that are datasets."""
+def evaluations(
+    folder: Path, tuned: Model, base: Model | None = None, start: Mapping[str, Any] | None = None, **judged: Any
+) -> dict[str, Path]:
+    """The arguments of `promote.run` that are datasets; training started from the base, or from `start`."""
     base = base or Model(BASE, name="base")
     sides = {"base": base, "tuned": tuned}
     found = {f"benchmarks_{name}": side.benchmarks(folder / f"benchmarks-{name}") for name, side in sides.items()}
@@ -141,4 +143,4 @@ def evaluations(folder: Path, tuned: Model, base: Model | None = None, **judged:
     found["verdicts"] = verdicts(
         folder / "verdicts", tuned, found["answers_tuned"], found["answers_base"], base=base.identity, **judged
     )
-    return found | {"training": training(folder / "training", tuned, base.identity)}
+    return found | {"training": training(folder / "training", tuned, start or base.identity)}

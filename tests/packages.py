@@ -17,6 +17,7 @@ from pipelines.preference import preference
 CONFIGS = Path(__file__).parents[1] / "pipelines" / "configs"
 TASKS = {
     "preflight": "preflight", "resolve": "resolve", "plan": "plan-translate", "plan-2": "plan-sample",
+    "recall": "recall",
     "prepare": "prepare", "translate": "translate", "gather": "gather", "sample": "sample", "score": "score",
     "pair": "pair", "train": "train", "benchmark": "benchmark-base", "benchmark-2": "benchmark-tuned",
     "answer": "answer-base", "answer-2": "answer-tuned", "arena": "arena",

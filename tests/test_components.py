@@ -35,7 +35,7 @@ STAGES = [
     "study",
     "report",
 ]
-COMPONENTS = [*STAGES, "publish", "track", "preflight", "resolve", "plan", "gather"]
+COMPONENTS = [*STAGES, "publish", "track", "preflight", "resolve", "plan", "recall", "gather"]
 
 NOT_KNOBS = {
     "translate": {"languages"},  # a share's

@@ -59,14 +59,15 @@ def test_the_package_has_the_flows_tasks(package: Package) -> None:
         "root": {
             "preflight": set(),
             "resolve": {"preflight"},
+            "recall": {"resolve"},
             "plan": {"preflight"},
             "plan-2": {"preflight"},
             "prepare": {"resolve"},
             "for-loop-1": {"plan", "prepare", "resolve"},
             "gather": {"for-loop-1", "prepare"},
-            "for-loop-2": {"plan-2", "gather", "resolve"},
+            "for-loop-2": {"plan-2", "gather", "recall", "resolve"},
             "pair": {"for-loop-2", "gather"},
-            "train": {"pair", "resolve"},
+            "train": {"pair", "recall", "resolve"},
             "benchmark": {"resolve"},
             "benchmark-2": {"train", "resolve"},
             "answer": {"resolve"},
@@ -252,6 +253,6 @@ def test_on_one_machine_tasks_run_in_the_order_of_the_flow(package: Package) -> 
     tasks = dags(package[0])["root"]
     always = {name: task.get("dependentTasks", []) for name, task in tasks.items() if "triggerPolicy" not in task}
     assert local.flow(always) == [
-        "preflight", "resolve", "plan", "prepare", "for-loop-1", "gather", "plan-2", "for-loop-2", "pair", "train",
-        "answer", "answer-2", "arena", "benchmark", "benchmark-2", "promote", "report",
+        "preflight", "resolve", "plan", "prepare", "for-loop-1", "gather", "plan-2", "recall", "for-loop-2", "pair",
+        "train", "answer", "answer-2", "arena", "benchmark", "benchmark-2", "promote", "report",
     ]  # fmt: skip

@@ -241,6 +241,17 @@ def test_what_cannot_be_compared_with_the_last_is_refused(promoted: Any) -> None
         promoted("d", Model({}, gain=4.0), wins=0.9, judge="k")
 
 
+def test_a_model_that_was_tuned_on_from_a_promoted_one_is_of_the_same_base(promoted: Any, tmp_path: Path) -> None:
+    first = promoted("c")
+    start = {"id": "merged", "sha256": first["sha256"]}
+    second = promoted("d", Model({}, gain=4.0), wins=0.9, start=start)
+    assert second["base"] == first["base"] and second["previous"] == first["version"]
+    made = json.loads((tmp_path / "d" / "decision" / "decision.json").read_text())
+    assert "base model's weights" in {check["name"] for check in made["checks"] if check["verdict"] == "pass"}
+    with pytest.raises(ValueError, match="base model's weights: found EuroEval: b"):
+        promoted("e", Model({}, gain=6.0), wins=0.95, start={"id": "merged", "sha256": "f" * 64})
+
+
 def test_other_weights_than_were_promoted_are_not_published(promoted: Any, tmp_path: Path) -> None:
     first = promoted("c")
     (tmp_path / "c" / "trained" / "merged" / "model.safetensors").write_bytes(b"x")

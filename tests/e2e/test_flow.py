@@ -16,10 +16,10 @@ from croco import dataset, pair, promote, publish, sample, score, translate
 pytestmark = pytest.mark.engine
 
 TITLES = {
-    "Preflight", "Resolve revisions", "Plan translation", "Prepare prompts", "Translate prompts", "Gather prompts",
-    "Plan sampling", "Sample answers", "Score answers", "Pair chosen and rejected", "Train the adapter",
-    "Benchmark base", "Benchmark tuned", "Answer arena, base", "Answer arena, tuned", "Judge arena",
-    "Decide on promotion", "Report",
+    "Preflight", "Resolve revisions", "Recall the promoted model", "Plan translation", "Prepare prompts",
+    "Translate prompts", "Gather prompts", "Plan sampling", "Sample answers", "Score answers",
+    "Pair chosen and rejected", "Train the adapter", "Benchmark base", "Benchmark tuned", "Answer arena, base",
+    "Answer arena, tuned", "Judge arena", "Decide on promotion", "Report",
 }  # fmt: skip
 PUBLISH = "Publish the model"
 """The task that runs only where the decision is to promote; what a toy model is worth differs between CPUs."""
