@@ -32,6 +32,7 @@ def answer(
 
     from components import scalars
     from croco.answer import AnswerConfig, run
+    from croco.recall import weights_of
 
     config = AnswerConfig(
         languages=tuple(languages),
@@ -43,10 +44,11 @@ def answer(
         seed=seed,
         gpus=int(gpus),
     )
+    policy, commit = weights_of(Path(trained.path) if trained else None, model, revision)
     manifest = run(
         questions=questions,
-        model=f"{trained.path}/merged" if trained else model,
-        revision=None if trained else revision,
+        model=policy,
+        revision=commit,
         generator=generator,
         out=Path(answers.path),
         store=store or None,

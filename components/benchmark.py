@@ -35,6 +35,7 @@ def benchmark(
 
     from components import scalars
     from croco.benchmark import BenchmarkConfig, run
+    from croco.recall import weights_of
 
     config = BenchmarkConfig(
         languages=tuple(languages),
@@ -45,9 +46,10 @@ def benchmark(
         few_shot=few_shot,
         max_failed=max_failed,
     )
+    policy, commit = weights_of(Path(trained.path) if trained else None, model, revision)
     manifest = run(
-        model=f"{trained.path}/merged" if trained else model,
-        revision=None if trained else revision,
+        model=policy,
+        revision=commit,
         datasets=Path(datasets) if datasets else None,
         datasets_revision=datasets_revision or None,
         cache=Path(cache.path) if cache else None,

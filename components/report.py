@@ -29,6 +29,7 @@ def report(
     max_characters: int = 1500,
     bins: int = 40,
     seed: int = 0,
+    line: str = "croco",
     store: str = "",
 ) -> None:
     """What the run gained and lost, as one HTML page and a Markdown summary."""
@@ -36,6 +37,7 @@ def report(
     from pathlib import Path
 
     from components import scalars
+    from croco.page.frame import framed
     from croco.report import ReportConfig, run
 
     out = Path(report.path)
@@ -52,11 +54,12 @@ def report(
         answers_tuned=Path(answers_tuned.path),
         verdicts=Path(verdicts.path),
         decision=Path(decision.path),
+        line=line,
         store=store or None,
         config=ReportConfig(
             title=title, samples_per_language=samples_per_language, max_characters=max_characters, bins=bins, seed=seed
         ),
     )
-    shutil.copy(out / "report.html", page.path)
+    Path(page.path).write_text(framed((out / "report.html").read_text(encoding="utf-8")), encoding="utf-8")
     shutil.copy(out / "report.md", summary.path)
     scalars.log(manifest, metrics)

@@ -33,6 +33,7 @@ def resolve(
     start: str = "policy",
     name: str = "",
     nodes: int = 1,
+    judge_endpoint: str = "",
     store: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Settled",
@@ -44,14 +45,15 @@ def resolve(
     questions=str,
     benchmark_datasets=str,
     aligner=str,
-    start=str,
+    start_name=str,
+    start_version=str,
     temperature=float,
     top_p=float,
     top_k=int,
     max_tokens=int,
 ):
-    """What the names stand for today: a revision of each model and data set, how the policy is sampled, and the version
-    of the promoted model that tuning starts from.
+    """What the names stand for today: a revision of each model and data set, how the policy is sampled, and the
+    promoted model that tuning starts from.
     """
     from croco.plan import settle
 
@@ -63,6 +65,7 @@ def resolve(
         judge=judge,
         questions=questions,
         benchmark_datasets=benchmark_datasets,
+        judge_endpoint=judge_endpoint,
         aligner=aligner,
         revisions={
             "source": source_revision,

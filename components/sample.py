@@ -37,7 +37,7 @@ def sample(
     from pathlib import Path
 
     from components import scalars
-    from croco.recall import begin
+    from croco.recall import weights_of
     from croco.sample import SampleConfig, run
     from croco.shards import Share
 
@@ -52,7 +52,7 @@ def sample(
         min_room=min_room,
         gpus=int(gpus),
     )
-    policy, commit = begin(Path(trained.path) if trained else None, model, revision)
+    policy, commit = weights_of(Path(trained.path) if trained else None, model, revision)
     manifest = run(
         prompts=sorted(Path(prompts.path).iterdir()),
         model=policy,

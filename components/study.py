@@ -27,6 +27,7 @@ def study(
     from pathlib import Path
 
     from components import scalars
+    from croco.page.frame import framed
     from croco.study import StudyConfig, run
 
     out = Path(report.path)
@@ -37,6 +38,6 @@ def study(
         store=store or None,
         config=StudyConfig(repetitions=repetitions, seed=seed),
     )
-    shutil.copy(out / "study.html", page.path)
+    Path(page.path).write_text(framed((out / "study.html").read_text(encoding="utf-8")), encoding="utf-8")
     shutil.copy(out / "study.md", summary.path)
     scalars.log(manifest, metrics)

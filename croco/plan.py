@@ -19,13 +19,15 @@ class Settled(NamedTuple):
     policy: str
     reward: str
     judge: str
+    """Empty where an endpoint has it: nobody can say more of that than its name."""
     questions: str
     benchmark_datasets: str
     """Empty where none are given: EuroEval's own, which it takes from the hub by itself."""
     aligner: str
     """Of the translation model that scores by alignment (croco.align); empty where there is none."""
-    start: str
-    """Version of the promoted model that is sampled from and tuned on; empty for the policy."""
+    start_name: str
+    """Line of models, and version, of the promoted one that is sampled from and tuned on; empty for the policy."""
+    start_version: str
     temperature: float
     top_p: float
     top_k: int
@@ -41,6 +43,7 @@ def settle(
     judge: str,
     questions: str,
     benchmark_datasets: str | None = None,
+    judge_endpoint: str = "",
     aligner: str = "",
     revisions: dict[str, str | None],
     decoding: dict[str, Any],
@@ -51,24 +54,26 @@ def settle(
     Args:
         revisions: name of one of the others -> commit, tag or branch; none takes the newest (ours).
         decoding: fields of SampleConfig; what is none is taken from the table of known models (reference code).
-        starting: of `recall.newest`; none starts from the policy.
+        starting: of `recall.resolve_start`; none starts from the policy.
 
-    Raises: as `models.pin`, `sample.resolve` and `recall.newest`: a name that cannot be had costs no GPU.
+    Raises: as `models.pin`, `sample.resolve` and `recall.resolve_start`: a name that cannot be had costs no GPU.
     """
     config = sample.resolve(policy, sample.SampleConfig(**decoding))
     dolci = {"source": prepare.DOLCI_REVISION} if source == prepare.DOLCI else {}
     wanted = {**dolci, **{name: revision for name, revision in revisions.items() if revision}}
     pinned = models.pin(policy, wanted.get("policy"))
+    name, version = recall.resolve_start(policy=policy, revision=pinned, **starting) if starting else ("", "")
     return Settled(
         source=models.pin(source, wanted.get("source"), data=True),
         translator=models.pin(translator, wanted.get("translator")),
         policy=pinned,
         reward=models.pin(reward, wanted.get("reward")),
-        judge=models.pin(judge, wanted.get("judge")),
+        judge="" if judge_endpoint else models.pin(judge, wanted.get("judge")),
         questions=models.pin(questions, wanted.get("questions"), data=True),
         benchmark_datasets=models.pin(benchmark_datasets, data=True) if benchmark_datasets else "",
         aligner=models.pin(aligner, wanted.get("aligner")) if aligner else "",
-        start=recall.newest(policy=policy, revision=pinned, **starting) if starting else "",
+        start_name=name,
+        start_version=version,
         **{name: getattr(config, name) for name in sample.DECODED},
     )
 

@@ -1,7 +1,8 @@
-"""Preflight: whether a run would find what it needs, all of it in one go, before a GPU is asked for.
+"""Preflight: whether a run would find what it needs, and its stages take what is set, before a GPU is asked for.
 
-The first task of the pipeline, and what `python -m pipelines preflight` looks at from a laptop. A check passes, fails
-with what was found, what was expected and what to do, or stays unknown: where one may not look, or cannot from here.
+The first task of the pipeline, and what `python -m pipelines preflight` looks at from a laptop, all of it in one go.
+A check passes, fails with what was found, what was expected and what to do, or stays unknown: where one may not look,
+or cannot from here.
 """
 
 import functools
@@ -12,10 +13,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from croco import benchmark, judges, languages, memory, models, questions, translate
+from croco import benchmark, judges, languages, memory, models, questions, suites, translate
 from croco.answer import AnswerConfig
 from croco.benchmark_datasets import read_local
 from croco.cluster import Kubernetes, Wanted, check_nodes, check_quotas, in_pod
+from croco.settings import Settings, faults
 from croco.store import Store, open_store
 
 STATES = ("passed", "failed", "unknown")
@@ -44,15 +46,13 @@ class Finding:
         return f"{self.state:8}{self.what}: {self.text}"
 
 
-@dataclass(frozen=True)
-class PreflightConfig:
+@dataclass(frozen=True, kw_only=True)
+class PreflightConfig(Settings):
     """Of a run, what can be looked at before it starts; each field is the pipeline's parameter of that name."""
 
     source: str
     translator: str
-    policy: str
     reward: str
-    judge: str
     questions: str
     cluster: Mapping[str, Any]
     """What the compiled pipeline asks of its cluster (croco.cluster.Wanted, as JSON)."""
@@ -61,16 +61,10 @@ class PreflightConfig:
     translator_revision: str | None = None
     policy_revision: str | None = None
     reward_revision: str | None = None
-    judge_revision: str | None = None
     questions_revision: str | None = None
     languages: Sequence[str] = languages.MAIN
     questions_languages: Sequence[str] = AnswerConfig.languages
     translator_allow_unsupported: bool = False
-    translator_max_model_len: int = 2048
-    micro_batch: int = 1
-    max_length: int = 4096
-    judge_format: str = "qwen3.6"
-    store: str = ""
 
     @property
     def wanted(self) -> Wanted:
@@ -101,6 +95,7 @@ class Checks:
     def findings(self) -> Iterator[Finding]:
         """What came of each, one after the other."""
         config = self.config
+        yield from self.settings()
         yield attempt("languages, translation", self.translation)
         yield attempt("languages, EuroEval", self.euroeval)
         yield attempt("languages, arena", self.arena)
@@ -117,6 +112,13 @@ class Checks:
             yield from self.models_fit()
             yield attempt("GPUs", functools.partial(self.ask, check_nodes))
         yield attempt("quotas", functools.partial(self.ask, check_quotas))
+
+    def settings(self) -> Iterator[Finding]:
+        """Each value that a stage would refuse, by its parameter's name."""
+        found = faults(self.config, self.config.wanted.pods["train"].nodes)
+        yield from (Finding(name, "failed", text) for name, text in found.items())
+        if not found:
+            yield Finding("settings", "passed", "each stage takes its own")
 
     def translation(self) -> str:
         """That every language is one to translate into. Raises: ValueError."""
@@ -136,7 +138,10 @@ class Checks:
         folder = self.config.benchmark_datasets
         if folder and not self.here:
             return Unknown(THERE)
-        config = benchmark.BenchmarkConfig(languages=tuple(self.config.languages))
+        suite = self.config.benchmark_suite
+        if suite not in suites.SUITES:
+            return Unknown(f"no data sets are known of suite {suite}")
+        config = benchmark.BenchmarkConfig(languages=tuple(self.config.languages), suite=suite)
         chosen, without = benchmark.choose(config, read_local(Path(folder)) if folder else [])
         rest = f"; none for {', '.join(without)}, which the report will say" if without else ""
         return f"{len(chosen)} data sets for {', '.join(sorted(set(chosen.values())))}{rest}"
@@ -166,6 +171,8 @@ class Checks:
     def there(self, name: str, data: bool = False) -> str:
         """That a model or data set is there, and may be read. Raises: FileNotFoundError; ConnectionError."""
         place, revision = getattr(self.config, name), getattr(self.config, f"{name}_revision", None)
+        if name == "judge" and self.config.judge_endpoint:
+            return f"{place}, a name that judge_endpoint knows"
         if not models.is_local(place):
             from huggingface_hub import HfApi
 
@@ -189,6 +196,8 @@ class Checks:
         seen = set()
         for stage, name in SERVED.items():
             gpus, tokens = wanted.pods[stage].gpus, lengths.get(stage)
+            if stage == "arena" and config.judge_endpoint:
+                continue
             if gpus and (name, gpus, tokens) not in seen:
                 seen.add((name, gpus, tokens))
                 rule = functools.partial(memory.serving, gpus=gpus, gigabytes=wanted.gpu_memory, tokens=tokens)

@@ -21,7 +21,6 @@ Source: ours; neither the paper nor its released code decides anything by its re
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +106,8 @@ def run(
     )
     if writer.done:
         return writer.done
-    checks = [*settings(tuned, base, training, _origins(training, name, store)), *against_base(tuned, base, config)]
+    start = _start(training, name, store)
+    checks = [*settings(tuned, base, training, start), *against_base(tuned, base, config)]
     if last and store:
         with tempfile.TemporaryDirectory(prefix="croco-promote-") as folder:
             opened = open_store(store)
@@ -119,6 +119,7 @@ def run(
         "name": name,
         "models": writer.models,
         "last": last.version if last else None,
+        "start": start.version if start else None,
         "policy": dataclasses.asdict(config),
         "evidence": {what: dataset.load_manifest(path).digest for what, path in vars(tuned).items()},
         "reasons": reasons,
@@ -137,13 +138,13 @@ def run(
     )
 
 
-def _origins(training: Path | None, name: str | None, store: str | None) -> dict[str, Mapping[str, Any]]:
-    """Weights that training started from, if those were promoted under this name -> what they were tuned from."""
-    start = dataset.load_manifest(training).models.get("base", {}).get("sha256") if training else None
-    if not (start and name and store):
-        return {}
-    found = release.read(open_store(store), name, release.version_of(start))
-    return {start: found.base} if found and found.sha256 == start else {}
+def _start(training: Path | None, name: str | None, store: str | None) -> release.Release | None:
+    """The promoted model of this name that training began from, if it did from one."""
+    sha256 = dataset.load_manifest(training).models.get("base", {}).get("sha256") if training else None
+    if not (sha256 and name and store):
+        return None
+    found = release.read(open_store(store), name, release.version_of(sha256))
+    return found if found and found.sha256 == sha256 else None
 
 
 def markdown(decision: dict[str, Any], checks: list[Check]) -> str:

@@ -20,14 +20,11 @@ from typing import Any
 
 from croco import card, dataset, models, release
 from croco.registry import register
+from croco.release import CARD, MERGED
 from croco.store import open_store
 from croco.writer import Writer
 
 VERSION = 1
-MERGED = "merged"
-"""Folder of the whole model in the output of `train`."""
-CARD = "README.md"
-"""The model card's file, which a published model has besides those of `train`."""
 
 
 def upload(folder: Path, repository: str, version: str) -> str:
@@ -112,7 +109,7 @@ def run(
             sha256,
             base=decided["models"]["base"],
             evaluations=evaluations,
-            decision={what: decided[what] for what in ("policy", "last", "evidence", "checks")},
+            decision={what: decided[what] for what in ("policy", "last", "start", "evidence", "checks")},
         )
         commit = upload(folder, hub, version) if hub else None
     location = released.location(opened)

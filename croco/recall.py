@@ -9,19 +9,19 @@ is judged against the base policy all the same, and against the model promoted l
 Source: ours; the paper tunes once.
 """
 
+import re
+import shutil
 from pathlib import Path
 
 from tqdm import tqdm
 
 from croco import dataset, models, release
 from croco.likeness import weights
-from croco.publish import CARD, MERGED
+from croco.release import CARD, MERGED
 from croco.store import open_store
 from croco.writer import Writer
 
 VERSION = 1
-START = ("policy", "last")
-"""What a run may start from: the policy, or the model promoted last, which is the policy while there is none."""
 
 
 def run(*, name: str, store: str, version: str | None = None, out: Path) -> dataset.Manifest:
@@ -43,6 +43,7 @@ def run(*, name: str, store: str, version: str | None = None, out: Path) -> data
             "put there"
         )
     writer = Writer(out, None, stage="recall", version=VERSION, config={"name": name, "version": found.version})
+    shutil.rmtree(out / MERGED, ignore_errors=True)  # what a kill left of another version
     files = [file for file in found.files if file["path"] != CARD]
     for file in tqdm(files, desc="recall", unit="file", disable=None):
         kept = f"models/{name}/{found.version}/{file['path']}"
@@ -56,48 +57,64 @@ def run(*, name: str, store: str, version: str | None = None, out: Path) -> data
     return writer.finish(counts, models={"policy": {"id": name, "sha256": sha256}}, metrics={"version": found.version})
 
 
-def nothing(out: Path) -> dataset.Manifest:
+def write_nothing(out: Path) -> dataset.Manifest:
     """What `run` writes where there is nothing to start from but the policy: a manifest alone."""
     return Writer(out, None, stage="recall", version=VERSION, config={}).finish([], metrics={"version": None})
 
 
-def newest(start: str, *, name: str, store: str, policy: str, revision: str | None, nodes: int = 1) -> str:
-    """The version that a run starts from, empty for the policy itself.
+def check_start(start: str, name: str, store: str, nodes: int) -> None:
+    """Whether a run can start from there, as far as its parameters tell.
 
     Args:
-        start: One of START.
+        start: `policy`, `last`, which is the policy while nothing was promoted, or a version that was.
         name: Line of models, and `store` where they are; empty for none.
-        policy: Model that the line began with, a folder or a hub id of that `revision`.
         nodes: How many train at once; they share no folder that one of them has.
 
-    Raises: ValueError for a start that is not known or cannot be had, or a line that began with other weights.
+    Raises: ValueError if not.
     """
-    if start not in START:
-        raise ValueError(f"start: found {start!r}; expected one of {', '.join(START)}")
     if start == "policy":
-        return ""
+        return
+    if start != "last" and not re.fullmatch("[0-9a-f]{12}", start):
+        raise ValueError(f"start: found {start!r}; expected policy, last, or a version of 12 hexadecimal digits")
     if not name or not store:
         raise ValueError(
-            f"start: found last, with promote_as {name or 'empty'} and store {store or 'empty'}; expected both, which "
-            "say where promoted models are"
+            f"start: found {start}, with promote_as {name or 'empty'} and store {store or 'empty'}; expected both, "
+            "which say where promoted models are"
         )
+    release.check_name(name)
     if nodes > 1:
-        raise ValueError(f"start: found last, and {nodes} nodes that train; expected policy, or a profile with one")
-    last = release.last(open_store(store), name)
-    if not last:
-        return ""
-    found, expected = weights(last.base), weights(models.identity(policy, revision))
-    if found != expected:
+        raise ValueError(f"start: found {start}, and {nodes} nodes that train; expected policy, or a profile with one")
+
+
+def resolve_start(
+    start: str, *, name: str, store: str, policy: str, revision: str | None, nodes: int = 1
+) -> tuple[str, str]:
+    """Name and version of the promoted model that a run starts from; empty for the policy itself.
+
+    Args: as `check_start`; `policy`: model that the line began with, a folder or a hub id of that `revision`.
+    Raises: ValueError as `check_start`, for a version that is not there, or a line that began with other weights.
+    """
+    check_start(start, name, store, nodes)
+    if start == "policy":
+        return "", ""
+    opened = open_store(store)
+    found = release.last(opened, name) if start == "last" else release.read(opened, name, start)
+    if not found and start == "last":
+        return "", ""
+    if not found:
+        raise ValueError(f"{opened.location}: found no version {start} of {name}; expected one that was promoted")
+    origin, expected = weights(found.base), weights(models.identity(policy, revision))
+    if origin != expected:
         raise ValueError(
-            f"{name} {last.version}: found it tuned from {last.base['id']} ({found}); expected {policy} ({expected}); "
-            "set policy_revision to what it was, or promote_as to another name"
+            f"{name} {found.version}: found it tuned from {found.base['id']} ({origin}); expected {policy} "
+            f"({expected}); set policy_revision to what it was, or promote_as to another name"
         )
-    return last.version
+    return name, found.version
 
 
-def begin(folder: Path | None, policy: str, revision: str | None) -> tuple[str, str | None]:
-    """The weights that a stage takes, and their revision: those in `folder`, which `train`, `run` or `nothing` wrote,
-    or the policy's where there is no folder or nothing in it.
+def weights_of(folder: Path | None, policy: str, revision: str | None) -> tuple[str, str | None]:
+    """The weights that a stage takes, and their revision: those in `folder`, which `train` or this stage wrote, or the
+    policy's where there is no folder or nothing in it.
     """
     if folder is None:
         return policy, revision

@@ -20,6 +20,10 @@ from tqdm import tqdm
 from croco import dataset
 from croco.store import Store
 
+MERGED = "merged"
+"""Folder of the whole model in the output of `train`."""
+CARD = "README.md"
+"""The model card's file, which a published model has besides those of `train`."""
 EVALUATIONS = ("benchmarks", "answers", "verdicts")
 """Datasets of a release, by which the next one is compared with it."""
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,61}[a-z0-9]")

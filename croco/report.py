@@ -4,7 +4,7 @@
 
 The page loads nothing from anywhere and runs no script; every text is escaped. It says no more than the 95 %
 intervals allow, and what was not given it says is missing. The numbers come from croco.page.findings, what may be said
-of them from croco.page.summary, the charts from croco.page.charts.
+of them from croco.page.summary, the charts from croco.page.charts, and what changed since the last run from croco.runs.
 """
 
 import json
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croco import dataset
+from croco import dataset, release, runs
 from croco.page import charts, excerpts, findings, ledger, summary, wording
 from croco.writer import Writer
 
-VERSION = 2
+VERSION = 3
 LARGE = 5_000_000
 """Bytes of HTML beyond which mail and the Kubeflow UI show it badly (ours)."""
 
@@ -58,6 +58,7 @@ def run(
     answers_tuned: Path | None = None,
     verdicts: Path | None = None,
     decision: Path | None = None,
+    line: str = runs.LINE,
     store: str | None = None,
     config: ReportConfig = ReportConfig(),
 ) -> dataset.Manifest:
@@ -76,6 +77,7 @@ def run(
         answers_tuned: The tuned model's.
         verdicts: The judge's verdicts on them.
         decision: What `promote` decided by them.
+        line: Name of the runs that this is one of, as croco-da; what changed since the last of them is said (ours).
         store: Where finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
     inputs = findings.Inputs(
@@ -85,23 +87,39 @@ def run(
     directories = [directory for _, directory in inputs.named()]
     if not directories:
         raise ValueError("report: found no input; expected the output of at least one stage, as in --pairs DIR")
-    writer = Writer(out, None, stage="report", version=VERSION, config=config, inputs=directories, store=store)
-    if writer.done:
-        return writer.done
+    line = release.check_name(line or runs.LINE)
+    about: dict[str, Any] = {"stage": "report", "version": VERSION, "config": config, "also": line}
+    writer = Writer(out, None, **about, inputs=directories, store=store)
+    made = runs.made_with([(name, dataset.load_manifest(directory)) for name, directory in inputs.named()])
+    manifest = writer.done
+    if not manifest:
+        changes = runs.since_last(writer.store, line, made) if writer.store else None
+        manifest = write(writer, inputs, changes, config)
+    if writer.store:
+        runs.keep(writer.store, line, made)
+    return manifest
+
+
+def write(
+    writer: Writer, inputs: findings.Inputs, changes: dict[str, Any] | None, config: ReportConfig
+) -> dataset.Manifest:
+    """Make the pages; `changes` since the last run, if there is a store to know it by."""
     numbers = findings.collect(inputs, bins=config.bins)
-    numbers = {"title": wording.visible(config.title), "summary": summary.summarize(numbers), **numbers}
+    summarized = summary.summarize(numbers)
+    about = {"title": wording.visible(config.title), "summary": summarized, "changes": findings.plain(changes)}
+    numbers = about | numbers
     choice = (config.samples_per_language, config.max_characters, config.seed)
     texts = {
-        "answers": excerpts.answers(answers_base, answers_tuned, verdicts, *choice),
-        "pairs": excerpts.pairs(pairs, *choice) if pairs else [],
+        "answers": excerpts.answers(inputs.answers_base, inputs.answers_tuned, inputs.verdicts, *choice),
+        "pairs": excerpts.pairs(inputs.pairs, *choice) if inputs.pairs else [],
     }
     pages = render(numbers, texts, config)
     if (size := len(pages["report.html"].encode())) > LARGE:
         writer.warn(f"report.html has {size / 1e6:.1f} MB; lower --samples-per-language or --max-characters")
     for name, page in pages.items():
-        (Path(out) / name).write_text(page, encoding="utf-8")
-        writer.attach(Path(out) / name)
-    shown = dataset.Count("inputs", None, len(directories), len(directories))
+        (writer.out / name).write_text(page, encoding="utf-8")
+        writer.attach(writer.out / name)
+    shown = dataset.Count("inputs", None, len(writer.inputs), len(writer.inputs))
     return writer.finish([shown], metrics=headline(numbers))
 
 

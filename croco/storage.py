@@ -3,7 +3,8 @@
 A result's record names its files under `files` and the records of its shards under `shards`; a shard's names its file
 under `file`; a checkpoint's, `checkpoints/KEY/STEP.json`, names files that lie in `checkpoints/KEY/files`; a job's that
 was handed to nodes, and its result's, `trainjobs/KEY/*.json`, name theirs under `files`. A release's names the model's
-files, which have names of their own in `models/`, and those of its evaluations. Releases stay.
+files, which have names of their own in `models/`, and those of its evaluations. Releases stay, and so do the records of
+what runs were made with, `runs/LINE.json`, which name no files.
 """
 
 from collections import defaultdict

@@ -18,7 +18,7 @@ from croco.page import ledger, study, study_charts, wording
 from croco.page.study import BASE, CLAIMED, SHARED
 from croco.writer import Writer, plain
 
-VERSION = 1
+VERSION = 2
 SOURCES = ("paper", "reference code", "ours", "assumed", "default")
 """Where a setting's value may come from; `assumed`: public text does not give it; `default`: the study left it as the
 pipeline has it, whose documentation says where it comes from."""

@@ -30,12 +30,14 @@ def run(flags: argparse.Namespace) -> None:
     study = choice.study_of(flags, world, flags.toy.resolve())
     pipeline = choice.pipeline_of(study, Cluster("toy"))
     place = flags.store if not flags.store or "://" in flags.store else str(Path(flags.store).resolve())
-    chosen = ({} if study else world) | {"store": place} | dict(parse(setting, pipeline) for setting in flags.set)
+    given = {} if study else world | ({} if flags.store else {"promote_as": ""})  # published where work is kept
+    chosen = given | {"store": place} | dict(parse(setting, pipeline) for setting in flags.set)
     folder = (flags.out or RUNS / time.strftime("%Y%m%d-%H%M%S")).resolve()
     if (folder / "tasks").exists():
         raise ValueError(f"--out: found an earlier run in {folder}; expected a new folder")
     if study:
-        print(f"{outlay.show(study, calibration.load(flags.calibration) if flags.calibration else None)}\n", flush=True)
+        rates = calibration.load(flags.calibration) if flags.calibration else None
+        print(f"{outlay.show(study, rates)}\n- GPU hours: none, for no task of a run here has a GPU\n", flush=True)
     build.run(out=flags.toy, study=bool(study))
     print(f"artifacts and log: {folder}", flush=True)
     outputs = local.run(pipeline, chosen, folder, sys.stdout, flags.cache)

@@ -5,7 +5,7 @@
       count: {value: 64, source: ours}
     policies:                         # parameters that differ between the models that are tuned
       toy: {policy: .cache/toy/policy}
-    seeds: [0]                        # of training; an arm may have its own
+    seeds: {value: [0], source: ours} # of training; an arm may have its own
     arms:
       - {name: paired-mono, says: "paired DPO, pools of a language", source: paper}
       - {name: best-of-n, says: "SFT on the best answer", method: sft, source: paper}
@@ -36,7 +36,7 @@ class Arm:
 
     name: str
     source: str
-    """Where its settings come from: one of SOURCES."""
+    """Where its settings come from, but for its seeds: one of SOURCES."""
     says: str
     """What it is, in a line."""
     method: str = "dpo"
@@ -112,7 +112,7 @@ class Study:
     arms: tuple[Arm, ...]
     claims: tuple[Claim, ...]
     sources: Mapping[str, str]
-    """Parameter -> where its value comes from."""
+    """Parameter, or part of the study, -> where its value comes from."""
     aligner: Mapping[str, Any] = field(default_factory=dict)
     """`model`, and optionally `revision` and `format`, of the translation model that `mapo` asks."""
     held_out: tuple[str, ...] = ()
@@ -144,7 +144,9 @@ class Study:
             for claim in self.claims
             if {claim.better, claim.worse} <= names
         ]
-        given = self.of(policy)
+        seeds = {f"{arm.name} {' '.join(map(str, arm.seeds))}" for arm in here}
+        aside = {"seeds": ", ".join(sorted(seeds)), "held_out": list(self.held_out), "aligner": dict(self.aligner)}
+        given = {**self.of(policy), **aside}
         values = [{"name": name, "value": str(given[name]), "source": self.sources[name]} for name in self.sources]
         own = [{"name": arm.name, "value": settings(arm), "source": arm.source} for arm in here]
         return {"name": f"{self.name}: {policy}", "arms": arms, "claims": claims, "values": values + own}

@@ -23,6 +23,8 @@ IDLE = {
     "dpo": ("completion",),
 }
 """Method -> fields of an arm that it has no use for."""
+FORMATS = ("google", "infomaniak")
+"""How a translation model that scores may be asked, as croco.align has it."""
 REFERENCES = ("n", "pool", "scorer", "sampler")
 """The same of SFT on references."""
 
@@ -71,6 +73,8 @@ def amiss(study: Study) -> Iterator[str]:
     faults.check("samplers", not both, both, "names that no policy has")
     for policy in study.policies:
         faults.check(f"policies.{policy}", study.arms_of(policy), [], "an arm that is run with it")
+    style = study.aligner.get("format", FORMATS[0])
+    faults.check("aligner.format", style in FORMATS, style, f"one of {', '.join(FORMATS)}")
     fewest = study.parameters["benchmark_iterations"]
     faults.check("benchmark_iterations", fewest >= 2, fewest, "2 or more, for an interval")
     said = [claim.name for claim in study.claims]

@@ -1,7 +1,9 @@
 """Estimate: what each stage of a run will read, write, compute, hold and send, before it runs.
 
 A plain function of parameters: `estimate(Settings.of(parameters), calibration)`. It computes with numbers alone, and
-the pipeline that calls it may be another than `preference`.
+the pipeline that calls it may be another than `preference`. Too little to be counted is `recall`, though with
+`start: last` it has the model fetched once more, put into Kubeflow's artifact store, and fetched from there by each pod
+that samples and trains.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -2,8 +2,8 @@
 
 What several arms share is counted once. An arm's evaluation is in its own line, as are the answers of one that starts
 from another's model. Scores by alignment or implicit reward are reckoned as the reward model's, of which they take the
-same answers, online answers as offline ones, and EuroEval in held-out languages not at all; to score an arm's answers
-in the arena, and to tally, takes too little to be counted.
+same answers, and online answers as offline ones; to score an arm's answers in the arena, and to tally, takes too little
+to be counted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from pipelines.profiles import Profile
 from pipelines.reckoning import reckon
 from pipelines.workload import Settings
 
-EVALUATION = ("benchmark-tuned", "answer-tuned", "arena")
+ASKED = ("answer-tuned", "arena")
 
 
 Work = list[tuple[Settings, Mapping[str, float]]]
@@ -50,13 +50,15 @@ def parts(study: Study) -> Iterator[Part]:
         for sampler in sorted({arm.sampler for arm in here if arm.sampler} - sampled):
             sampled.add(sampler)
             yield Part(sampler, SHARED, 1, [(Settings.of(study.of(sampler)), {"sample": 1, "score": 1})])
-        yield Part(policy, BASE, 1, [(settings, {"benchmark-base": 1, "answer-base": 1})])
+        wide = replace(settings, languages=(*settings.languages, *study.held_out))
+        yield Part(policy, BASE, 1, [(wide, {"benchmark-base": 1}), (settings, {"answer-base": 1})])
         for arm in here:
-            yield Part(policy, arm.name, len(arm.seeds), _work(arm, settings))
+            evaluated = (wide, {"benchmark-tuned": len(arm.seeds)})
+            yield Part(policy, arm.name, len(arm.seeds), [*_work(arm, settings), evaluated])
 
 
 def _work(arm: Arm, settings: Settings) -> Work:
-    """Of all seeds of an arm."""
+    """Of all seeds of an arm, but for EuroEval."""
     seeds, asked, own = len(arm.seeds), {}, {"train": len(arm.seeds)}
     if arm.method == "online" or arm.start:
         asked = {"sample": seeds, "score": seeds}
@@ -76,7 +78,7 @@ def _work(arm: Arm, settings: Settings) -> Work:
     return [
         (replace(settings, n=arm.n or online), asked),
         (tuned, own),
-        (settings, dict.fromkeys(EVALUATION, seeds)),
+        (settings, dict.fromkeys(ASKED, seeds)),
     ]
 
 

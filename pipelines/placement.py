@@ -13,13 +13,14 @@ from typing import Any
 from kfp import kubernetes
 
 from components import images
-from pipelines.profiles import DEFAULT, HF_SECRET, MLFLOW_SECRET, PROFILES, STORE_SECRET, Needs
+from pipelines.profiles import DEFAULT, HF_SECRET, JUDGE_SECRET, MLFLOW_SECRET, PROFILES, STORE_SECRET, Needs
 
 USER = 2000
 """Numeric user of every image (vLLM's own); group 0, which owns what the images let be written."""
 HOME = "/cache"
 """Home of that user in every image, and so of the model caches: an empty volume a pod, never read by another."""
 STORE_FOLDER = "/etc/croco/store"
+JUDGE_FOLDER = "/etc/croco/judge"
 MODELS = "/models"
 VOLUMES = {"cache": HOME, "shared-memory": "/dev/shm"}
 NEVER_CACHED = ("preflight", "resolve", "promote", "publish", "track")
@@ -86,7 +87,7 @@ class Cluster:
                 raise ValueError(
                     f"{name}: found {found!r}; expected a name of lower-case letters, digits and -, with no dot in it"
                 )
-        if self.models in (*VOLUMES, STORE_SECRET):
+        if self.models in (*VOLUMES, STORE_SECRET, JUDGE_SECRET):
             raise ValueError(f"models: found {self.models}; expected another name: each task has a volume of that one")
         asked = {"node_selector": dict(self.node_selector), "gpu_memory_label": self.gpu_memory_label}
         given = [name for name in asked if asked[name]]
@@ -180,6 +181,8 @@ def place(cluster: Cluster, task: Any, stage: str, about: str = "", title: str =
         for name, value in STAYS.items():
             kubernetes.add_pod_annotation(task, name, value)
     _mount(cluster, task, needs)
+    if stage == "arena":
+        kubernetes.use_secret_as_volume(task, JUDGE_SECRET, JUDGE_FOLDER, optional=True)
     if needs.pod.gpus:
         _place_on_gpus(cluster, task, needs.pod.gpus)
 

@@ -86,6 +86,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
         judge: str = "Qwen/Qwen3.6-35B-A3B",
         judge_revision: Optional[str] = None,
         judge_format: str = "qwen3.6",
+        judge_endpoint: str = "",
         promote_as: str = "",
         promote_min_questions: int = 100,
         promote_hub: str = "",
@@ -110,7 +111,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             translator_max_model_len: Tokens of a text and its translation together; longer texts are cut.
             policy: Model to tune: hub id or folder (paper).
             policy_revision: Commit, tag or branch of the policy.
-            start: Model to sample from and tune: policy (paper), or last, the one promoted last as promote_as (ours).
+            start: What is sampled and tuned: policy (paper), or last or a version of what was promoted (ours).
             n: Answers sampled for each prompt and language (paper).
             temperature: Of sampling, above 0; empty takes the table of known models (reference code).
             top_p: Probability mass to sample from, 1 is all; empty takes the table of known models.
@@ -142,6 +143,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             judge: Model that compares answers: hub id or folder (reference code).
             judge_revision: Commit, tag or branch of the judge.
             judge_format: How the judge is asked: qwen3.6, plain or toy.
+            judge_endpoint: OpenAI-compatible server that judges instead, http(s)://HOST:PORT/v1; empty starts one here.
             promote_as: Name under which a model that may take the base's place is published; empty only decides (ours).
             promote_min_questions: Judged questions that each language must have for that (ours).
             promote_hub: Repository of the Hugging Face hub to upload a promoted model to; empty for none.
@@ -171,6 +173,33 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             max_length=max_length,
             judge_format=judge_format,
             store=store,
+            count=count,
+            translator_format=translator_format,
+            start=start,
+            n=n,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            max_tokens=max_tokens,
+            pool=pool,
+            rejected_target=rejected_target,
+            k=k,
+            prompt_source=prompt_source,
+            language_guard=language_guard,
+            learning_rate=learning_rate,
+            beta=beta,
+            epochs=epochs,
+            global_batch=global_batch,
+            benchmark_suite=benchmark_suite,
+            benchmark_iterations=benchmark_iterations,
+            questions_limit=questions_limit,
+            answer_max_tokens=answer_max_tokens,
+            judge_endpoint=judge_endpoint,
+            promote_as=promote_as,
+            promote_min_questions=promote_min_questions,
+            promote_hub=promote_hub,
+            promote_registry=promote_registry,
+            workers=workers,
             cluster=cluster.wanted(),
         )
         settled = resolve(
@@ -195,11 +224,12 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             start=start,
             name=promote_as,
             nodes=cluster.trainjob().get("nodes", 1),
+            judge_endpoint=judge_endpoint,
             store=store,
         )
         settled.after(checked)
         now = settled.outputs
-        recalled = recall(name=promote_as, version=now["start"], store=store)
+        recalled = recall(name=now["start_name"], version=now["start_version"], store=store)
         prepared = prepare(source=source, revision=now["source"], count=count, store=store)
         english = prepared.outputs["prompts"]
 
@@ -242,7 +272,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
                 seed=seed,
                 gpus=cluster.gpus("sample"),
                 store=store,
-                trained=recalled.outputs["last"],
+                trained=recalled.outputs["found"],
             )
             scored = score(
                 prompts=prompts,
@@ -281,7 +311,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             seed=seed,
             store=store,
             trainjob=cluster.trainjob(),
-            start=recalled.outputs["last"],
+            start=recalled.outputs["found"],
         )
 
         cached = {}
@@ -324,6 +354,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             judge=judge,
             judge_revision=now["judge"],
             judge_format=judge_format,
+            judge_endpoint=judge_endpoint,
             gpus=cluster.gpus("arena"),
             store=store,
         )
@@ -368,6 +399,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             pairs=paired.outputs["pairs"],
             training=trained.outputs["training"],
             decision=decided.outputs["decision"],
+            line=promote_as,
             store=store,
             **evaluations,
         )

@@ -15,7 +15,7 @@ import yaml
 
 from pipelines import server, submit
 from pipelines.package import read_parameters
-from pipelines.profiles import HF_SECRET, STORE_SECRET
+from pipelines.profiles import HF_SECRET, JUDGE_SECRET, STORE_SECRET
 
 if TYPE_CHECKING:
     from croco.cluster import Kubernetes
@@ -66,6 +66,9 @@ def findings(flags: argparse.Namespace, given: Mapping[str, Any], cluster: "Kube
     yield attempt(f"Secret {HF_SECRET}", functools.partial(secret, cluster, HF_SECRET, ("token",), hub))
     away = "the store is opened as whom the pods are" if given.get("store") else "no store is asked for"
     yield attempt(f"Secret {STORE_SECRET}", functools.partial(secret, cluster, STORE_SECRET, (), away))
+    if given.get("judge_endpoint"):
+        free = "the judge's endpoint is asked without a key"
+        yield attempt(f"Secret {JUDGE_SECRET}", functools.partial(secret, cluster, JUDGE_SECRET, ("apikey",), free))
     yield from Checks(PreflightConfig(**given), here=False, look=cluster).findings()
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 HF_SECRET = "hf-token"
 """Optional Secret with key `token`, for gated models and data sets."""
+JUDGE_SECRET = "judge-key"
+"""Optional Secret with key `apikey`, for a judge behind an endpoint (croco.endpoint)."""
 MLFLOW_SECRET = "mlflow-token"
 """Optional Secret with key `token`, for an MLflow server that asks for one."""
 STORE_SECRET = "croco-store"

@@ -14,13 +14,29 @@ from pipelines.coherence import Faults, amiss, whole
 KINDS: Mapping[str, Any] = {"String": str, "Integer": int, "Float": (int, float), "Boolean": bool, "List": list}
 """kfp's type of a parameter -> what YAML makes of a value of it."""
 BY_ARM = ("pool", "rejected_target", "k", "prompt_source", "language_guard")
-NONE = ("promote_as", "promote_min_questions", "promote_hub", "promote_registry")
+NONE = ("start", "judge_endpoint", "promote_as", "promote_min_questions", "promote_hub", "promote_registry")
 """Parameters of croco-preference that a study has by arm, and those it has not."""
 SAMPLED = ("policy", "policy_revision", "temperature", "top_p", "top_k", "max_tokens")
 TRAINED = (*SAMPLED, "learning_rate", "beta", "epochs", "global_batch", "micro_batch", "max_length", "packed")
 """Those that a sampler, and a policy, may have for itself."""
 
+SECTIONS: Mapping[str, Any] = {"seeds": [0], "held_out": [], "aligner": {}}
+"""Those that say where they come from, as parameters do, and what they are where the file has none."""
+ALIGNER = ("model", "revision", "format")
+
 Described = TypeVar("Described", Arm, Claim)
+
+
+class Once(yaml.SafeLoader):
+    """YAML in which no key is given twice: the first would be lost."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            names = [key.value for key, _ in node.value]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} twice", node.start_mark)
+        return found
 
 
 @functools.cache
@@ -50,10 +66,11 @@ def read(path: Path, defaults: Mapping[str, Any], world: Path | None = None) -> 
         text = path.read_text(encoding="utf-8")
         if world is None and "{toy}" in text:
             raise ValueError(f"{path}: found {{toy}}; expected it only where a study is run here, on the toy world")
-        given = yaml.safe_load(text.replace("{toy}", str(world)) if world else text)
+        given = yaml.load(text.replace("{toy}", str(world)) if world else text, Once)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ValueError(f"{path}:{mark.line + 1 if mark else 1}: found no YAML; expected a study") from error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = mark.line + 1 if mark else 1
+        raise ValueError(f"{path}:{line}: found no YAML ({problem or error}); expected a study") from error
     faults = Faults()
     study = _study(given, defaults, faults)
     if study:
@@ -76,18 +93,18 @@ def _study(given: Any, defaults: Mapping[str, Any], faults: Faults) -> Study | N
         allowed = name in defaults and name not in (*BY_ARM, *NONE)
         if not faults.check(key, allowed, name, "a parameter of croco-preference that no arm has of its own"):
             continue
-        sourced = isinstance(entry, dict) and entry.keys() == {"value", "source"} and entry["source"] in SOURCES
-        if faults.check(key, sourced, entry, f"{{value: ..., source: ...}} with one of {', '.join(SOURCES)}"):
+        if _sourced(key, entry, faults):
             _check_value(key, name, entry["value"], faults)
             parameters[name], sources[name] = entry["value"], entry["source"]
     models = {key: _mapping(given, key, faults) for key in ("policies", "samplers")}
     for key, own in (("policies", TRAINED), ("samplers", SAMPLED)):
         for policy, changed in models[key].items():
-            for name in changed if isinstance(changed, dict) else [changed]:
+            whose = f"{key}.{policy}"
+            mapped = faults.check(whose, isinstance(changed, dict), changed, f"values of {', '.join(own)}")
+            for name in changed if mapped else []:
                 if faults.check(f"{key}.{policy}", name in own, name, f"values of {', '.join(own)}"):
                     _check_value(f"{key}.{policy}.{name}", name, changed[name], faults)
-    seeds = given.get("seeds", [0])
-    faults.check("seeds", whole(seeds), seeds, "whole numbers from 0 on, each once")
+    seeds, held_out, aligner = _sections(given, sources, faults)
     arms = [
         arm for at, one in enumerate(_list(given, "arms", faults)) if (arm := _make(Arm, one, f"arms[{at}]", faults))
     ]
@@ -100,12 +117,33 @@ def _study(given: Any, defaults: Mapping[str, Any], faults: Faults) -> Study | N
         return None
     arms = [replace(arm, seeds=arm.seeds or tuple(seeds)) for arm in arms]
     arms = [one for arm in arms for one in _by_language(arm, parameters["languages"])]
-    aligner = _mapping(given, "aligner", faults)
     policies, fine = models["policies"] or {"policy": {}}, tuple(filter(None, claims))
     return Study(
         str(given.get("name", "")), parameters, policies, models["samplers"], tuple(arms), fine, sources, aligner,
-        held_out=tuple(_list(given, "held_out", faults)), oracle=given.get("oracle", False),
+        held_out=tuple(held_out), oracle=given.get("oracle", False),
     )  # fmt: skip
+
+
+def _sections(given: Mapping[str, Any], sources: dict[str, str], faults: Faults) -> tuple[Any, Any, Any]:
+    """The values of SECTIONS, of which those that are given go into `sources`."""
+    found = dict(SECTIONS)
+    for key in filter(given.__contains__, SECTIONS):
+        if _sourced(key, given[key], faults):
+            found[key], sources[key] = given[key]["value"], given[key]["source"]
+    seeds, held_out, aligner = found["seeds"], found["held_out"], found["aligner"]
+    faults.check("seeds", whole(seeds), seeds, "whole numbers from 0 on, each once")
+    faults.check("held_out", isinstance(held_out, list), held_out, "a list")
+    if faults.check("aligner", isinstance(aligner, dict), aligner, f"values of {', '.join(ALIGNER)}"):
+        for name, value in aligner.items():
+            fine = name in ALIGNER and isinstance(value, str)
+            faults.check(f"aligner.{name}", fine, value, f"text, of {', '.join(ALIGNER)}")
+    return seeds, held_out, aligner
+
+
+def _sourced(key: str, entry: Any, faults: Faults) -> bool:
+    """Whether a value is there with its source."""
+    sourced = isinstance(entry, dict) and entry.keys() == {"value", "source"} and entry["source"] in SOURCES
+    return faults.check(key, sourced, entry, f"{{value: ..., source: ...}} with one of {', '.join(SOURCES)}")
 
 
 def _check_value(key: str, name: str, value: Any, faults: Faults) -> None:

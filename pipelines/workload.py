@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from croco import benchmark, benchmark_datasets, checks, languages, models, plan, questions, suites, train
+from croco import benchmark_datasets, checks, languages, models, plan, questions, suites, train
 
 QUESTIONS = 498
 """Of m-ArenaHard in each language (v2.0's 498, which v2.1 is taken to have too)."""
@@ -110,8 +110,10 @@ GROWS: Mapping[str, Grows] = {
     "arena": Grows("calls", "calls", "calls", "questions", "calls", "judge"),
     "promote": Grows("", read="calls"),
 }
-"""Stages that keep a ledger, in order. Preflight, resolving, planning and tracking do too little to be counted;
-`gather` and `report` only move what the others made (pipelines.estimate)."""
+"""Stages that keep a ledger, in order. Preflight, resolving, planning, `recall` and tracking do too little to be
+counted; `gather` and `report` only move what the others made (pipelines.estimate). With `start: last` the model is
+fetched once more, by `recall`, put into Kubeflow's artifact store, and fetched from there by each pod that samples and
+trains."""
 
 
 def dealt(settings: Settings) -> dict[str, list[float]]:
@@ -153,9 +155,11 @@ def units(settings: Settings, shares: Shares) -> dict[str, float]:
 
 
 def _data_sets(settings: Settings) -> int:
+    """In all languages; none where EuroEval has nothing in any, a run of which preflight refuses."""
     local = benchmark_datasets.read_local(Path(settings.benchmark_datasets)) if settings.benchmark_datasets else []
-    config = benchmark.BenchmarkConfig(languages=settings.languages, suite=settings.benchmark_suite)
-    return len(benchmark.choose(config, local)[0])
+    suite = suites.SUITES[settings.benchmark_suite]
+    offered = [data.language for data in local] or [code for code, names in suite.items() for _ in names]
+    return sum(code in settings.languages for code in offered)
 
 
 def _questions(settings: Settings) -> int:

@@ -19,9 +19,12 @@ TOOLS = ROOT / ".cache" / "lint" / "bin"
 """Of the environment that `make test` and `make test-fast` make from images/lint.lock."""
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
 BUILT = OVERLAYS + [f"{name}-profile" for name in OVERLAYS]
-"""Each overlay as it is, for a single-user Kubeflow, and with a profile's namespace of its own and the trainer."""
+"""Each overlay as it is, for a single-user Kubeflow, and in a profile of its own, with trainer and trackers besides."""
 _SINGLE = "  - ../../components/single-user\n"
 _FOLDER = tempfile.TemporaryDirectory(prefix="croco-manifests-")
+
+PROFILE = {"app.kubernetes.io/part-of": "kubeflow-profile"}
+"""What Kubeflow labels the namespace of a profile with."""
 
 Object = dict[str, Any]
 Labels = Mapping[str, str]
@@ -37,17 +40,18 @@ def tool(name: str, *arguments: object, where: Path = ROOT) -> str:
 
 @functools.cache
 def folder() -> Path:
-    """Where each of BUILT is, in a YAML file."""
+    """Where each of BUILT is, and the example of serving, in a YAML file."""
     copy, built = (Path(_FOLDER.name) / name for name in ("manifests", "built"))
     shutil.copytree(MANIFESTS, copy)
     built.mkdir()
+    (built / "serving.yaml").write_text(tool("kubectl", "kustomize", copy / "serving"))
     for name in OVERLAYS:
         path = copy / "overlays" / name / "kustomization.yaml"
         (built / f"{name}.yaml").write_text(tool("kubectl", "kustomize", path.parent))
         text = path.read_text()
         assert text.count(_SINGLE) == text.count("namespace: kubeflow\n") == 1
         assert text.rindex("  - ../../components/") == text.index(_SINGLE), "single-user changes what comes before it"
-        text = text.replace(_SINGLE, "  - ../../components/trainer\n")
+        text = text.replace(_SINGLE, "  - ../../components/trainer\n  - ../../components/trackers\n")
         path.write_text(text.replace("namespace: kubeflow\n", "namespace: croco\n"))
         (built / f"{name}-profile.yaml").write_text(tool("kubectl", "kustomize", path.parent))
     return built
@@ -55,7 +59,7 @@ def folder() -> Path:
 
 @functools.cache
 def objects(name: str) -> tuple[Object, ...]:
-    """What one of BUILT consists of."""
+    """What one of BUILT, or `serving`, consists of."""
     return tuple(yaml.safe_load_all((folder() / f"{name}.yaml").read_text()))
 
 
@@ -91,7 +95,7 @@ def selects(selector: Object | None, labels: Labels) -> bool:
 def reaches(policies: Sequence[Object], way: str, pod: Labels, peer: str | tuple[str, Labels], port: int) -> bool:
     """Whether a pod with these labels may talk `to` a peer, or be talked to `from` it, on a port.
 
-    A peer is an address, or a pod: its namespace ("" is the policies' own) and its labels.
+    A peer is an address, or a pod: its namespace ("" is the policies' own, `team` a profile's) and its labels.
     """
     kind = {"to": "Egress", "from": "Ingress"}[way]
     mine = [item["spec"] for item in policies]
@@ -109,9 +113,8 @@ def _is_peer(given: Object, peer: str | tuple[str, Labels]) -> bool:
     namespace, labels = peer
     if "ipBlock" in given or ("namespaceSelector" in given) != bool(namespace):
         return False
-    return selects(given.get("namespaceSelector"), {"kubernetes.io/metadata.name": namespace}) and selects(
-        given.get("podSelector"), labels
-    )
+    space = {"kubernetes.io/metadata.name": namespace} | (PROFILE if namespace == "team" else {})
+    return selects(given.get("namespaceSelector"), space) and selects(given.get("podSelector"), labels)
 
 
 def numbers(text: str) -> set[int]:

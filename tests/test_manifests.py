@@ -11,6 +11,7 @@ from overlays import BUILT, MANIFESTS, OVERLAYS, ROOT, containers, folder, of_ki
 from components import images
 from pipelines import costs, profiles
 
+SECRETS = MANIFESTS / "secrets.example.yaml"
 VERSIONS = [f"1.{minor}" for minor in range(29, 38)]
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
 GPUS = "requests.nvidia.com/gpu"
@@ -23,10 +24,10 @@ UNITS = {"": 1.0, "m": 1e-3, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kubernetes_takes_every_object(version: str) -> None:
-    files = sorted(folder().iterdir())
+    files = [*sorted(folder().iterdir()), SECRETS]
     said = tool("kubernetes-validate", "--strict", "--quiet", "-k", version, *files).splitlines()
     unknown = {re.findall(r"Couldn't find schema for kind (\w+) with", line)[0] for line in said}
-    assert unknown == {"NodeClass", "NodePool"}, "EKS' own kinds, and no others, have no schema"
+    assert unknown == {"NodeClass", "NodePool", "InferenceService"}, "EKS' and KServe's own kinds alone have no schema"
 
 
 def test_yaml_is_tidy() -> None:
@@ -59,7 +60,22 @@ def test_no_file_holds_a_secret() -> None:
         assert not re.search(r"secretGenerator|minio123|(AKIA|ASIA|GOOG1E|hf_)\w{16,}|BEGIN \w+ PRIVATE KEY", text), (
             path
         )
-        assert "kind: Secret" not in text or "$patch: delete" in text, path
+        assert "kind: Secret" not in text or "$patch: delete" in text or path == SECRETS, path
+
+
+def test_the_template_has_the_secrets_of_the_readme_and_nothing_in_them() -> None:
+    template = {one["metadata"]["name"]: one for one in yaml.safe_load_all(SECRETS.read_text())}
+    keys = {row[0]: set(re.findall(r"[\w.]+", row[1].replace("also", ""))) for row in table("Secrets")}
+    ours = {value for name, value in vars(profiles).items() if name.endswith("_SECRET")}
+    assert template.keys() == ours | {"mlpipeline-minio-artifact"}, "the others are KServe's and Kubeflow's"
+    for name, one in template.items():
+        assert one.keys() == {"apiVersion", "kind", "metadata", "stringData"} and one["metadata"] == {"name": name}
+        assert one["stringData"] == dict.fromkeys(keys[name], "")
+
+
+def test_no_kustomization_takes_the_template() -> None:
+    lists = [path.read_text() for path in MANIFESTS.rglob("kustomization.yaml")]
+    assert lists and not any(SECRETS.stem in text for text in lists)
 
 
 @pytest.mark.parametrize("name", BUILT)

@@ -9,6 +9,8 @@ TASK = RUN | {"app.kubernetes.io/part-of": "croco"}
 STORE = {"app.kubernetes.io/name": "croco-store"}
 KUBEFLOW = [({"app": "ml-pipeline"}, 8887), ({"component": "metadata-grpc-server"}, 8080), ({"app": "seaweedfs"}, 8333)]
 """Labels and ports of the pods of Kubeflow 2.17.0 that a run talks to. The store's Service has port 9000."""
+REGISTRY = {"component": "model-registry-server"}
+"""Of the pods behind `model-registry-service`, in the Model Registry's own manifests, 0.2 and 0.3."""
 DATABASE = ("kubeflow", {"app": "mysql"})
 API = [("10.96.0.1", 443), ("172.18.0.2", 6443), ("192.168.49.2", 6443), ("100.64.0.1", 443)]
 PUBLIC = "18.0.0.1"
@@ -94,6 +96,23 @@ def test_nodes_of_a_training_talk_to_each_other(name: str) -> None:
         assert not reaches(policies, way, node, ("", {"app": "notebook"}), 29500)
     assert reaches(policies, "to", node, ("kube-system", {}), 53)
     assert reaches(policies, "to", node | TASK, PUBLIC, 443) and not reaches(policies, "to", node, PUBLIC, 443)
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_only_with_the_trackers_component_tasks_reach_a_registry_and_mlflow(name: str) -> None:
+    policies = of_kind(name, "NetworkPolicy")
+    opened = name not in OVERLAYS
+    mlflow = ("CHANGE-ME-MLFLOW-NAMESPACE", {"app": "any"})
+    for space in ("kubeflow", "team"):
+        assert reaches(policies, "to", TASK, (space, REGISTRY), 8080) == opened
+        assert not reaches(policies, "to", TASK, (space, REGISTRY), 9090), "its datastore"
+        assert not reaches(policies, "to", TASK, (space, {"app": "notebook"}), 8080)
+    assert not reaches(policies, "to", TASK, ("elsewhere", REGISTRY), 8080)
+    assert reaches(policies, "to", TASK, mlflow, 5000) == opened and not reaches(policies, "to", TASK, mlflow, 5001)
+    assert not reaches(policies, "to", TASK, ("elsewhere", {"app": "any"}), 5000)
+    if opened:
+        assert not reaches(policies, "to", RUN, ("kubeflow", REGISTRY), 8080), "drivers run Kubeflow's code"
+        assert not reaches(policies, "to", RUN, mlflow, 5000)
 
 
 def test_policies_and_ports_are_those_of_the_readme() -> None:

@@ -1,5 +1,6 @@
 """manifests/README.md: what it names is there, and its commands make what tasks look for."""
 
+import argparse
 import contextlib
 import io
 import re
@@ -10,29 +11,35 @@ import yaml
 from overlays import MANIFESTS, OVERLAYS, README, ROOT, table
 
 from pipelines import __main__ as pipelines
-from pipelines import costs, profiles, toy
+from pipelines import costs, package, profiles, toy
 
 
 def test_paths_and_anchors_exist() -> None:
-    for path in re.findall(r"`((?:base|components|overlays|kubeflow)/[\w./-]*)`", README):
+    for path in re.findall(r"`((?:base|components|overlays|kubeflow|serving)/[\w./-]*)`", README):
         assert (MANIFESTS / path).exists(), path
     for path in re.findall(r"`(tests/\w+\.py)`|(manifests/[\w./-]+)", README):
         assert (ROOT / "".join(path)).exists(), path
+    for path in re.findall(r"\]\(([\w./-]+)\)", README):
+        assert (MANIFESTS / path).exists(), path
     headings = [line.lstrip("# ").lower() for line in README.splitlines() if line.startswith("##")]
     anchors = {re.sub(r"[^\w-]", "", heading.replace(" ", "-")) for heading in headings}
     assert set(re.findall(r"\]\(#([\w-]+)\)", README)) <= anchors
 
 
-def test_every_overlay_has_a_row_and_every_component_a_line() -> None:
+def test_every_overlay_has_a_row_and_every_folder_and_component_a_line() -> None:
     assert {row[1] for row in table("The steps")} == set(OVERLAYS)
+    tree = re.split(r"^```$", README, flags=re.MULTILINE)[1]
+    listed = set(re.findall(r"^([\w.]+)/? {2,}", tree, re.MULTILINE))
+    there = {path.name for path in MANIFESTS.iterdir() if not path.name.startswith(".")}
+    assert listed == there - {"README.md"}
     for component in (MANIFESTS / "components").iterdir():
-        assert f"\n  {component.name}/ " in README
+        assert f"\n  {component.name}/ " in tree
 
 
 def test_every_placeholder_is_explained() -> None:
-    texts = "".join(path.read_text() for path in (MANIFESTS / "overlays").rglob("*.yaml"))
+    texts = "".join(path.read_text() for path in MANIFESTS.rglob("*.yaml"))
     placeholders = set(re.findall(r"CHANGE-ME-[A-Z-]*[A-Z]", texts))
-    assert len(placeholders) == 6
+    assert len(placeholders) == 7
     assert all(f"`{placeholder}`" in README for placeholder in placeholders)
 
 
@@ -83,3 +90,11 @@ def test_commands_have_the_flags_that_they_are_given() -> None:
         with contextlib.redirect_stdout(known), contextlib.suppress(SystemExit):
             pipelines.main([command, "--help"])
     assert given - set(re.findall(r"--[a-z-]+", known.getvalue())) == set()
+
+
+def test_every_flag_for_a_cluster_is_in_the_list() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    package.add_compile_flags(parser)
+    known = set(re.findall(r"^  (--[a-z-]+)", parser.format_help(), re.MULTILINE))
+    listed = set(re.findall(r"^- `(--[a-z-]+)`", README.split("\n**4. ")[1].split("\n**5. ")[0], re.MULTILINE))
+    assert listed == known - {"--allow-tags", "--config"}, "kind's, which is said there, and a study's"

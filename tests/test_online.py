@@ -418,13 +418,15 @@ def test_prompts_are_given_as_turns_and_ids_and_those_that_cannot_be_answered_ar
     assert row == {"prompt": {"messages": turns, "ids": [ord(c) for c in text]}}
 
 
-def by_hand(made: Any, policy: Path, nll: float) -> list[float]:
-    """DPO and `nll` times the mean negative log-likelihood of the chosen answers, of each pair, by plain torch."""
+def by_hand(made: Any, policy: Path, nll: float, micro_batch: int) -> list[float]:
+    """The loss of each micro-batch by plain torch: DPO's mean over its pairs, and `nll` times the mean negative
+    log-likelihood of its chosen answers' tokens.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    base, losses = AutoModelForCausalLM.from_pretrained(policy), []
-    plain = packed_trainer(policy.parent / f"by-hand-{nll}", policy, packed=False).model.eval()
+    base, pairs = AutoModelForCausalLM.from_pretrained(policy), []
+    plain = packed_trainer(policy.parent / f"by-hand-{nll}-{micro_batch}", policy, packed=False).model.eval()
     for row in made.train_dataset:
         likely = []
         for model in (plain, base):
@@ -433,22 +435,31 @@ def by_hand(made: Any, policy: Path, nll: float) -> list[float]:
                 likely.append(logits.log_softmax(-1)[range(len(ids)), ids])
         chosen, rejected, chosen_before, rejected_before = (each.sum() for each in likely)
         margin = (chosen - chosen_before) - (rejected - rejected_before)
-        losses.append((-torch.nn.functional.logsigmoid(0.1 * margin) - nll * likely[0].mean()).item())
-    return losses
+        pairs.append((-torch.nn.functional.logsigmoid(0.1 * margin), likely[0]))
+    batches = [pairs[first : first + micro_batch] for first in range(0, len(pairs), micro_batch)]
+    return [
+        (sum(loss for loss, _ in batch) / len(batch) - nll * torch.cat([chosen for _, chosen in batch]).mean()).item()
+        for batch in batches
+    ]
 
 
 @pytest.mark.engine
-def test_the_loss_with_the_chosen_answers_likelihood_is_that_by_hand_packed_or_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("micro_batch", [1, 7])
+def test_the_loss_with_the_chosen_answers_likelihood_is_that_by_hand_packed_or_not(
+    micro_batch: int, tmp_path: Path
+) -> None:
     policy = wide(tmp_path / "policy")
     found = {
-        is_packed: packed_trainer(tmp_path / f"packed-{is_packed}", policy, packed=is_packed, micro_batch=1, nll=0.3)
+        is_packed: packed_trainer(
+            tmp_path / f"packed-{is_packed}", policy, packed=is_packed, micro_batch=micro_batch, nll=0.3
+        )
         for is_packed in (False, True)
     }
     losses = {is_packed: step(made)[0] for is_packed, made in found.items()}
-    expected = by_hand(found[False], policy, 0.3)
+    expected = by_hand(found[False], policy, 0.3, micro_batch)
     for each in losses.values():
         assert each == pytest.approx(expected, abs=1e-5)
-    without = by_hand(found[False], policy, 0.0)
+    without = by_hand(found[False], policy, 0.0, micro_batch)
     assert min(abs(a - b) for a, b in zip(expected, without, strict=True)) > 0.1
-    stock = packed_trainer(tmp_path / "without", policy, packed=True, micro_batch=1)
+    stock = packed_trainer(tmp_path / "without", policy, packed=True, micro_batch=micro_batch)
     assert stock.loss_types == ["sigmoid"] and step(stock)[0] == pytest.approx(without, abs=1e-5)

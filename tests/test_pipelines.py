@@ -30,6 +30,9 @@ OWN_DEFAULTS = {
     ("translate", "references"),  # only SFT needs them
     ("train", "seed"),  # one seed for sampling, pairing and training
     ("arena", "gpus"),  # the judge is larger than 80 GB allow
+    ("preflight", "n"),  # a study says nothing of sampling there
+    ("arena", "judge_endpoint"),  # text, as of every parameter of a run that may be empty
+    ("report", "line"),  # text that may be empty too: a run's name is that under which it promotes
     ("promote", "languages"),  # those of the run must all be there, and not only those that are
     ("promote", "questions_languages"),
 }
@@ -127,6 +130,20 @@ def test_revisions_come_from_resolve_alone(package: Package) -> None:
                 continue
             source = given[knob].get("taskOutputParameter", {}).get("producerTask")
             assert source == "resolve" or "--resolve-" in given[knob]["componentInputParameter"], (name, knob)
+
+
+def test_what_recall_found_is_sampled_from_and_trained_from(package: Package) -> None:
+    found = {"taskOutputArtifact": {"producerTask": "recall", "outputArtifactKey": "found"}}
+    flow, loop = dags(package[0])["root"], dags(package[0])["comp-for-loop-2"]
+    assert flow["train"]["inputs"]["artifacts"]["start"] == found
+    handed = loop["sample"]["inputs"]["artifacts"]["trained"]["componentInputArtifact"]
+    assert flow["for-loop-2"]["inputs"]["artifacts"][handed] == found
+
+
+def test_a_judge_may_be_asked_at_an_endpoint(package: Package) -> None:
+    for name in ("preflight", "resolve", "arena"):
+        given = tasks_of(package[0])[name]["inputs"]["parameters"]["judge_endpoint"]
+        assert given == {"componentInputParameter": "judge_endpoint"}, name
 
 
 def test_every_task_may_be_cached_but_those_that_look_what_is_new(package: Package) -> None:

@@ -110,7 +110,7 @@ def test_local_paths_are_pinned_by_their_content(names: dict[str, str]) -> None:
     assert settled.policy == settled.judge != settled.questions == settled.source
     (Path(names["policy"]) / "config.json").write_text('{"a": 1}')
     assert plan.settle(**names, revisions={}, decoding=DECODING).policy != settled.policy
-    assert settled[7:] == ("", "", 0.7, 1.0, 0, 80)
+    assert settled[7:] == ("", "", "", 0.7, 1.0, 0, 80)
 
 
 def test_commits_are_kept_and_benchmarks_of_the_hub_have_no_revision(names: dict[str, str]) -> None:

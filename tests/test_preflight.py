@@ -15,9 +15,10 @@ import objectstore
 import pytest
 import yaml
 from kfpserver import Kubeflow, serving
+from packages import read, tasks_of, text_for
 
 from components.preflight import preflight as component
-from croco import memory, preflight
+from croco import memory, plan, preflight, sample
 from croco.cluster import Kubernetes, Wanted, check_nodes, check_quotas, from_config, in_pod
 from croco.memory import GIB, Model
 from croco.preflight import Checks, PreflightConfig, Unknown, attempt, probe
@@ -31,6 +32,7 @@ CONFIG = {
 }  # fmt: skip
 QUESTION = {"question_id": "1", "category": "c", "subcategory": "s", "prompt": "Why?", "language": "en"}
 NAMESPACE = "namespaces/kubeflow"
+EUROEVAL = "languages, EuroEval"
 
 
 def model_folder(folder: Path, tensors: dict[str, tuple[str, list[int]]], config: dict[str, Any] = CONFIG) -> Path:
@@ -58,6 +60,7 @@ def world(tmp_path: Path) -> dict[str, Any]:
         "languages": ["en", "da"],
         "questions_languages": ["en", "da"],
         "store": str(tmp_path / "store"),
+        **{"temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_tokens": 80},
     }
 
 
@@ -118,13 +121,13 @@ def look(kubernetes: Kubeflow) -> Kubernetes:
 def test_a_run_that_finds_everything_passes(world: dict[str, Any], tmp_path: Path) -> None:
     found = states(Checks(config(world), here=True))
     assert found.pop("quotas") == "unknown"  # there is no cluster
-    assert set(found.values()) == {"passed"} and len(found) == 11
+    assert set(found.values()) == {"passed"} and len(found) == 12
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 
 
 def test_everything_that_is_wrong_is_named_in_one_go(world: dict[str, Any], tmp_path: Path) -> None:
     wrong = {"policy": str(tmp_path / "none"), "source": "none.jsonl", "languages": ["da", "ga"], "store": "gs://b"}
-    with pytest.raises(ValueError, match="4 of 12 checks failed: languages, translation: found ga; ") as caught:
+    with pytest.raises(ValueError, match="4 of 13 checks failed: languages, translation: found ga; ") as caught:
         preflight.run(config(world, **wrong), tmp_path / "page.md")
     for said in (
         "leave them out, or set translator_allow_unsupported",
@@ -135,7 +138,107 @@ def test_everything_that_is_wrong_is_named_in_one_go(world: dict[str, Any], tmp_
         assert said in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     page = (tmp_path / "page.md").read_text()
-    assert page.count("| failed |") == 4 and page.count("| passed |") == 7
+    assert page.count("| failed |") == 4 and page.count("| passed |") == 8
+
+
+MISTAKES: list[tuple[dict[str, Any], str, str]] = [
+    ({"count": 0}, "count", "found count 0, max_chars 8000; expected 1 or more of each"),
+    ({"translator_format": "gogle"}, "translator_format", "found 'gogle'; expected one of google, infomaniak"),
+    ({"translator_max_model_len": 0}, "translator_max_model_len", "found 0; expected 1 or more"),
+    ({"start": "lsat"}, "start", "found 'lsat'; expected policy, last, or a version of 12 hexadecimal digits"),
+    ({"start": "last"}, "start", "found last, with promote_as empty and store "),
+    ({"n": 0}, "n", "found 0; expected 1 or more"),
+    ({"n": 64, "temperature": 0.0}, "temperature", "found 0.0 with n = 64; expected a finite number above 0"),
+    ({"n": 64, "temperature": None}, "decoding", "found no decoding values for '"),
+    ({"top_p": 1.5}, "top_p", "found 1.5; expected above 0, at most 1"),
+    ({"top_k": -1}, "top_k", "found -1; expected 0 (off) or more"),
+    ({"max_tokens": 0}, "max_tokens", "found 0; expected 1 or more"),
+    ({"pool": "prompt"}, "pool", "found 'prompt'; expected one of language, all"),
+    ({"rejected_target": "foo"}, "rejected_target", "found 'foo'; expected one of mean-2std, q1, min"),
+    ({"k": 0.0}, "k", "found 0.0; expected a positive number of standard deviations"),
+    ({"prompt_source": "best"}, "prompt_source", "found 'best'; expected one of chosen, rejected, random"),
+    ({"language_guard": "no"}, "language_guard", "found 'no'; expected one of count, exclude"),
+    ({"learning_rate": 0.0}, "learning_rate", "found 0.0; expected a number above 0 and finite"),
+    ({"beta": -1.0}, "beta", "found -1.0; expected a number above 0 and finite"),
+    ({"epochs": 0}, "epochs", "found 0; expected 1 or more"),
+    ({"global_batch": 0}, "global_batch", "found 0; expected 1 or more"),
+    ({"micro_batch": 0}, "micro_batch", "found 0; expected 1 or more"),
+    ({"max_length": 0}, "max_length", "found 0; expected 1 or more"),
+    ({"benchmark_suite": "papr"}, "benchmark_suite", "found 'papr'; expected one of paper, official-"),
+    ({"benchmark_iterations": 1}, "benchmark_iterations", "found 1; expected 2 or more, an interval needs two"),
+    ({"questions_limit": 0}, "questions_limit", "found 0; expected 1 or more"),
+    ({"answer_max_tokens": 0}, "answer_max_tokens", "found 0; expected 1 or more"),
+    ({"judge_format": "gpt"}, "judge_format", "found 'gpt'; expected one of qwen3.6, plain, toy"),
+    ({"judge_endpoint": "host:8000/v1"}, "judge_endpoint", "found an address of another form; expected http://HOST:P"),
+    (
+        {"judge_endpoint": "http://host:8000/v1", "judge_revision": "main"},
+        "judge_revision",
+        "found main with an endpoint; expected none; the server decides",
+    ),
+    ({"promote_as": "croco_da"}, "promote_as", "found 'croco_da'; expected 2 to 63 lower-case letters, digits and das"),
+    ({"promote_as": "croco-da", "store": ""}, "promote_as", "found croco-da and no store; expected one, where promo"),
+    ({"promote_as": "croco-da", "store": "", "start": "last"}, "promote_as", "found croco-da and no store; expected"),
+    ({"promote_min_questions": 5}, "promote_min_questions", "found 5; expected 10 or more"),
+    ({"promote_hub": "hf.co/me/croco"}, "promote_hub", "found 'hf.co/me/croco'; expected a repository of the hub, as"),
+    ({"promote_registry": "registry:8080"}, "promote_registry", "found 'registry:8080'; expected http://HOST:PORT or "),
+    ({"workers": 0}, "workers", "found 0; expected 1 or more"),
+]
+"""Parameters, the one that is wrong, and how its line begins."""
+
+
+@pytest.mark.parametrize(("wrong", "name", "said"), MISTAKES, ids=[f"{name} {wrong}" for wrong, name, _ in MISTAKES])
+def test_a_setting_that_a_later_stage_would_refuse_is_one_line(
+    wrong: dict[str, Any], name: str, said: str, world: dict[str, Any]
+) -> None:
+    findings = list(Checks(config(world, **wrong), here=True).findings())
+    (failed,) = [finding for finding in findings if finding.state == "failed"]
+    assert failed.what == name and failed.text.startswith(said)
+    assert "settings" not in [finding.what for finding in findings]
+
+
+def test_settings_that_are_wrong_together_are_a_line_each(world: dict[str, Any]) -> None:
+    wrong = {"pool": "prompt", "rejected_target": "foo", "top_p": 2.0, "top_k": -1, "start": "lsat", "promote_as": "X"}
+    found = states(Checks(config(world, **wrong), here=True))
+    assert {what for what, state in found.items() if state == "failed"} == set(wrong)
+
+
+def test_several_nodes_cannot_start_from_what_was_promoted(world: dict[str, Any]) -> None:
+    last = {"start": "last", "promote_as": "croco-da", "store": "s3://bucket/croco"}
+    checks = Checks(config(world, "nodes-2x8x80gb", **last), here=False)
+    (failed,) = [finding for finding in checks.findings() if finding.state == "failed"]
+    assert str(failed) == ("failed  start: found last, and 2 nodes that train; expected policy, or a profile with one")
+    assert states(Checks(config(world, "node-8x80gb", **last), here=False))["settings"] == "passed"
+
+
+def test_a_greedy_answer_alone_and_a_studys_silence_on_sampling_are_no_mistakes(world: dict[str, Any]) -> None:
+    assert states(Checks(config(world, n=1, temperature=0.0), here=True))["settings"] == "passed"
+    silent = {name: value for name, value in world.items() if name not in ("temperature", "top_p", "top_k")}
+    assert states(Checks(config(silent), here=True))["settings"] == "passed"
+
+
+def test_data_sets_are_those_of_the_suite_asked_for(world: dict[str, Any]) -> None:
+    said = text_of(Checks(config(world, languages=["da"], benchmark_suite="official-16.11"), here=True), EUROEVAL)
+    assert said == "passed: 9 data sets for da"
+    unknown = Checks(config(world, languages=["da"], benchmark_suite="papr"), here=True)
+    assert text_of(unknown, EUROEVAL) == "unknown: no data sets are known of suite papr"
+
+
+def test_the_first_task_of_a_run_is_handed_every_setting_by_its_name() -> None:
+    spec, _ = read(text_for("gpu-80gb"))
+    given = tasks_of(spec)["preflight"]["inputs"]["parameters"]
+    assert set(given) == {field.name for field in dataclasses.fields(PreflightConfig)}
+    assert "runtimeValue" in given.pop("cluster")
+    assert {name: source["componentInputParameter"] for name, source in given.items()} == {name: name for name in given}
+
+
+def test_a_judge_behind_an_endpoint_is_neither_pinned_nor_measured(world: dict[str, Any]) -> None:
+    away = {"judge": "judge-of-the-server", "judge_endpoint": "http://host:8000/v1"}
+    found = states(Checks(config(world, "gpu-80gb", **away), here=True, read=lambda place, revision: Model(1, CONFIG)))
+    assert found["judge"] == "passed" and "memory, arena" not in found and "memory, score" in found
+    roles = ("source", "translator", "policy", "reward", "questions")
+    decoding = {name: world[name] for name in sample.DECODED}
+    settled = plan.settle(**{name: world[name] for name in roles}, **away, revisions={}, decoding=decoding)
+    assert settled.judge == ""
 
 
 def test_a_language_that_is_not_benchmarked_is_said_and_one_alone_fails(world: dict[str, Any]) -> None:
@@ -318,6 +421,13 @@ def test_gpus_that_nobody_has_are_one_line(found: dict[str, Any], kubernetes: Ku
     assert attempt("GPUs", lambda: check_nodes(look(kubernetes), wanted(autoscaled=True))).state == "passed"
 
 
+def test_gpus_of_another_type_than_asked_for_are_not_counted(kubernetes: Kubeflow) -> None:
+    kubernetes.kubernetes["nodes"] = nodes(8, 8)
+    finding = attempt("GPUs", lambda: check_nodes(look(kubernetes), wanted(gpu_type="amd.com/gpu")))
+    assert finding.state == "failed"
+    assert finding.text.startswith("found 2 nodes, of which at most 0 amd.com/gpu")
+
+
 def test_a_taint_that_gpu_tasks_tolerate_keeps_no_node_from_them(kubernetes: Kubeflow) -> None:
     kubernetes.kubernetes["nodes"] = nodes(8, taints=[{"key": "nvidia.com/gpu", "effect": "NoSchedule"}])
     assert check_nodes(look(kubernetes), wanted()).startswith("1 of 1 nodes")
@@ -457,6 +567,19 @@ def test_a_laptop_names_everything_that_is_missing(
     )
     assert found["GPUs"].startswith("failed: found 0 nodes")
     assert found["languages, translation"].startswith("failed: found ga")
+
+
+def test_a_laptop_names_settings_that_a_later_stage_would_refuse(
+    kubernetes: Kubeflow, world: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubernetes.kubernetes[f"{NAMESPACE}/secrets/judge-key"] = secret(key="x")
+    wrong = {"rejected_target": "foo", "promote_as": "croco-da", "store": "", "judge_endpoint": "http://host:8000/v1"}
+    assert laptop(kubernetes, {**world, **wrong}, tmp_path, "--profile", "toy") == 1
+    found = said(capsys)
+    assert found["rejected_target"] == "failed: found 'foo'; expected one of mean-2std, q1, min"
+    assert found["promote_as"].startswith("failed: found croco-da and no store; expected one")
+    assert found["Secret judge-key"].startswith("failed: found no key apikey in namespace kubeflow; expected one; kube")
+    assert found["judge"].startswith("passed: ")
 
 
 def test_a_secret_that_one_may_not_see_is_not_called_missing(

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from packages import TASKS, Package, compiled, read, tasks_of, text_for
 
+from croco import connection, endpoint
 from croco.dataset import Spent
 from croco.nodes import Nodes
 from croco.page import ledger
 from pipelines import __main__ as command
 from pipelines import costs
-from pipelines.placement import Cluster
+from pipelines.placement import JUDGE_FOLDER, STORE_FOLDER, Cluster
 from pipelines.profiles import PROFILES, Job, Needs, Pod
 
 PLAIN = Pod("1", "4Gi", "10Gi")
@@ -74,6 +75,8 @@ def kubernetes(profile: str, stage: str, store: bool) -> dict[str, Any]:
         wanted["secretAsEnv"] = secret("hf-token", keyToEnv=[{"secretKey": "token", "envVar": "HF_TOKEN"}])
     if store:
         wanted["secretAsVolume"] = secret("croco-store", mountPath="/etc/croco/store")
+    if stage == "arena":
+        wanted["secretAsVolume"] += secret("judge-key", mountPath="/etc/croco/judge")
     if needs.pod.gpus:
         wanted["tolerations"] = [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in taints]
     if needs.pod.gpus and profile == "spot":
@@ -102,6 +105,11 @@ def test_a_task_gets_what_the_profile_says_and_nothing_else(profile: str) -> Non
         if "gpus" in known:
             told = tasks[task]["inputs"]["parameters"]["gpus"]["runtimeValue"]["constant"]
             assert told == str(needs.pod.gpus or 1), task
+
+
+def test_secrets_are_mounted_where_they_are_read() -> None:
+    assert Path(JUDGE_FOLDER) / "apikey" == endpoint.SECRET
+    assert Path(STORE_FOLDER) == connection.SECRET
 
 
 def test_the_profiles_differ_where_they_should() -> None:
@@ -221,6 +229,7 @@ def test_a_row_that_kubernetes_would_refuse_is_refused(make: Any, message: str) 
         ({"queue": "Research"}, "queue: found 'Research'; expected a name of lower-case letters"),
         ({"models": "croco.models"}, "models: found 'croco.models'; expected a name .*, with no dot in it"),
         ({"models": "croco-store"}, "models: found croco-store; expected another name: each task has a volume of that"),
+        ({"models": "judge-key"}, "models: found judge-key; expected another name"),
         ({"models": "cache"}, "models: found cache; expected another name"),
     ],
 )

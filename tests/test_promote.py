@@ -247,7 +247,9 @@ def test_a_model_that_was_tuned_on_from_a_promoted_one_is_of_the_same_base(promo
     second = promoted("d", Model({}, gain=4.0), wins=0.9, start=start)
     assert second["base"] == first["base"] and second["previous"] == first["version"]
     made = json.loads((tmp_path / "d" / "decision" / "decision.json").read_text())
-    assert "base model's weights" in {check["name"] for check in made["checks"] if check["verdict"] == "pass"}
+    assert made["start"] == first["version"] and made["promote"]
+    card = (tmp_path / "d" / "published" / "README.md").read_text()
+    assert f"Tuning went on from croco-toy {first['version']}." in card and "- training began from croco-toy" in card
     with pytest.raises(ValueError, match="base model's weights: found EuroEval: b"):
         promoted("e", Model({}, gain=6.0), wins=0.95, start={"id": "merged", "sha256": "f" * 64})
 

@@ -50,9 +50,9 @@ def publish(tmp_path: Path, store: str, policy: str) -> Any:
     return published
 
 
-def asked(policy: str, store: str, changed: Mapping[str, Any] = {}) -> str:
+def asked(policy: str, store: str, changed: Mapping[str, Any] = {}) -> tuple[str, str]:
     given: dict[str, Any] = {"start": "last", "name": NAME, "store": store, "policy": policy, "revision": None}
-    return recall.newest(**{**given, **changed})
+    return recall.resolve_start(**{**given, **changed})
 
 
 def test_the_last_promoted_model_comes_back_as_it_was_trained(publish: Any, store: str, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_the_last_promoted_model_comes_back_as_it_was_trained(publish: Any, stor
     assert found == {path.relative_to(newest): path.read_bytes() for path in newest.rglob("*") if path.is_file()}
     assert dataset.verify(tmp_path / "out").metrics == {"version": models.check_local(newest, None)[:12]}
     assert manifest.counts == [dataset.Count("files", None, 3, 3)]
-    assert recall.begin(tmp_path / "out", "policy", "commit") == (str(merged), None)
+    assert recall.weights_of(tmp_path / "out", "policy", "commit") == (str(merged), None)
 
 
 def test_an_older_one_comes_back_by_its_version(publish: Any, store: str, tmp_path: Path) -> None:
@@ -75,29 +75,33 @@ def test_an_older_one_comes_back_by_its_version(publish: Any, store: str, tmp_pa
 
 
 def test_where_there_is_none_a_run_starts_from_the_policy(policy: str, store: str, tmp_path: Path) -> None:
-    assert asked(policy, store) == asked(policy, store, {"start": "policy", "name": ""}) == ""
-    last = SimpleNamespace(path=str(tmp_path / "out"))
+    assert asked(policy, store) == asked(policy, store, {"start": "policy", "name": ""}) == ("", "")
+    found = SimpleNamespace(path=str(tmp_path / "out"))
     metrics = SimpleNamespace(path=str(tmp_path / "metrics"), log_metric=lambda name, value: None)
-    component.python_func(name=NAME, version="", last=last, metrics=metrics, store=store)
+    component.python_func(name="", version="", found=found, metrics=metrics, store=store)
     assert dataset.verify(tmp_path / "out").files == []
-    assert recall.begin(tmp_path / "out", "policy", "commit") == ("policy", "commit")
-    assert recall.begin(None, "policy", "commit") == ("policy", "commit")
+    assert recall.weights_of(tmp_path / "out", "policy", "commit") == ("policy", "commit")
+    assert recall.weights_of(None, "policy", "commit") == ("policy", "commit")
 
 
 def test_a_trained_model_that_is_not_there_is_not_taken_for_the_policy(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        recall.begin(tmp_path / "nothing", "policy", None)
+        recall.weights_of(tmp_path / "nothing", "policy", None)
 
 
-def test_the_version_is_told_before_anything_is_fetched(publish: Any, policy: str, store: str) -> None:
+def test_the_version_is_told_before_anything_is_fetched(publish: Any, policy: str, store: str, tmp_path: Path) -> None:
     made = publish("a")
-    assert asked(policy, store) == models.check_local(made, None)[:12]
+    version = models.check_local(made, None)[:12]
+    publish("b")
+    assert asked(policy, store, {"start": version}) == (NAME, version)
+    assert asked(policy, store) == (NAME, models.check_local(tmp_path / "b", None)[:12])
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"start": "first"}, "start: found 'first'; expected one of policy, last"),
+        ({"start": "first"}, "start: found 'first'; expected policy, last, or a version of 12"),
+        ({"start": "0123456789ab"}, "found no version 0123456789ab of croco-toy; expected one that was promoted"),
         ({"name": ""}, "start: found last, with promote_as empty and store"),
         ({"store": ""}, "start: found last, with promote_as croco-toy and store empty; expected both"),
         ({"nodes": 2}, "start: found last, and 2 nodes that train; expected policy, or a profile with one"),
@@ -115,6 +119,15 @@ def test_a_line_that_began_with_other_weights_is_refused(publish: Any, store: st
     other = str(model(tmp_path / "other", "o"))
     with pytest.raises(ValueError, match=r"found it tuned from policy \([0-9a-f]{64}\); expected .*other \("):
         asked(other, store)
+
+
+def test_what_a_kill_left_of_another_version_is_no_part_of_this_one(publish: Any, store: str, tmp_path: Path) -> None:
+    publish("a")
+    merged = model(tmp_path / "out" / "merged", "z")
+    (merged / "more.safetensors").write_bytes(b"z")
+    (tmp_path / "out" / "unfinished.json").write_text('{"stage": "recall", "clear": false}')
+    recall.run(name=NAME, store=store, out=tmp_path / "out")
+    assert not (merged / "more.safetensors").exists() and dataset.verify(tmp_path / "out")
 
 
 def test_what_is_not_there_or_not_what_was_promoted_is_refused(publish: Any, store: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The report's page in a real browser: silent, alone, for everybody, on a phone, in the dark and on paper."""
 
+import html
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from croco import promote, report
+from croco.page.frame import framed
 from tests import chromium, reported
 from tests.conftest import DatasetOf
 from tests.evaluations import Model, evaluations, weights
@@ -17,6 +19,12 @@ SHOWN = (
     "[...document.querySelectorAll('#answers-texts .sample')]"
     ".filter(one => one.checkVisibility()).map(one => one.className).sort()"
 )
+
+DRAWN = (
+    "[...document.querySelectorAll('.charts svg')].filter(one => one.checkVisibility() && one.clientWidth > 99).length"
+)
+VIEWER = '<!doctype html><iframe sandbox="allow-scripts" srcdoc="{}" style="width: 100%; min-height: 600px"></iframe>'
+"""How the UI of Kubeflow Pipelines shows an HTML artifact. Source: its HTMLViewer.tsx."""
 
 
 @pytest.fixture
@@ -64,11 +72,12 @@ def test_a_hostile_page_is_silent_and_asks_for_nothing(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1440])
 def test_axe_finds_no_serious_fault_and_nothing_scrolls_sideways(
-    tab: chromium.Page, page: Path, width: int, scheme: str
+    tab: chromium.Page, page: Path, tmp_path: Path, width: int, scheme: str
 ) -> None:
     tab.look(width=width, scheme=scheme)
     tab.go(page)
-    for _ in ("as it opens", "with everything open"):
+    for state in ("as-it-opens", "with-everything-open"):
+        tab.shoot(tmp_path / f"report-{width}-{scheme}-{state}.png")  # to be looked at
         assert tab.faults() == []
         assert tab.run("document.documentElement.scrollWidth") == width
         tab.run(OPEN)
@@ -79,16 +88,40 @@ def test_axe_would_find_a_fault(tab: chromium.Page, page: Path) -> None:
     assert any(fault.startswith("color-contrast (serious)") for fault in tab.faults())
 
 
+def chosen(tab: chromium.Page) -> list[list[str]]:
+    """Which texts are shown, by class, while arrow keys go through the languages."""
+    tab.run("document.querySelector('#answers-texts').querySelector('input:checked').focus()")
+    seen = []
+    for _ in range(3):
+        seen.append(sorted(set(tab.run(SHOWN))))
+        tab.press("ArrowRight")
+    return seen
+
+
 def test_the_language_of_the_texts_is_chosen_with_keys_alone(tab: chromium.Page, page: Path) -> None:
     tab.go(page)
     tab.press("Tab")
     assert tab.run("document.activeElement.textContent") == "Skip to the summary"
-    tab.run("document.querySelector('#answers-texts').querySelector('input:checked').focus()")
-    seen = []
-    for _ in range(3):
-        seen.append(tab.run(SHOWN))
-        tab.press("ArrowRight")
-    assert [sorted(set(shown)) for shown in seen] == [["sample l1"], ["sample l2"], ["sample l1", "sample l2"]]
+    assert chosen(tab) == [["sample l1"], ["sample l2"], ["sample l1", "sample l2"]]
+
+
+def test_the_frame_of_kubeflows_ui_takes_nothing_from_the_page(tab: chromium.Page, page: Path) -> None:
+    tab.go(page)
+    charts = tab.run(DRAWN)
+    ui = page.with_name("ui.html")
+    ui.write_text(VIEWER.format(html.escape(framed(page.read_text(encoding="utf-8")))), encoding="utf-8")
+    tab.go(ui)
+    tab.enter()
+    assert tab.run("self.origin") == "null"  # it is sandboxed
+    assert tab.run(DRAWN) == charts > 10
+    assert chosen(tab) == [["sample l1"], ["sample l2"], ["sample l1", "sample l2"]]
+    tab.run("document.querySelector('nav a[href=\"#ledger\"]').click()")
+    assert tab.run("location.href") == "about:srcdoc#ledger"
+    assert 0 <= tab.run("document.querySelector('#ledger').getBoundingClientRect().top") < 100
+    assert tab.said() == []
+    assert tab.asked() == [ui.as_uri()]
+    tab.go(worse(ui, "&lt;/main&gt;", "&lt;img src='https://example.invalid/x.png'&gt;&lt;/main&gt;"))
+    assert len(tab.said()) == 1  # what happens in the frame is seen
 
 
 def test_paper_has_what_the_screen_folds_away_and_no_controls(tab: chromium.Page, page: Path) -> None:

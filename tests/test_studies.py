@@ -18,8 +18,8 @@ STUDY: dict[str, Any] = {
     "parameters": {"languages": {"value": ["en", "de", "fr"], "source": "ours"}},
     "policies": {"first": {}, "second": {"policy": "some/other"}},
     "samplers": {"third": {"policy": "a/third"}},
-    "aligner": {"model": "some/translator"},
-    "seeds": [0, 1],
+    "aligner": {"value": {"model": "some/translator"}, "source": "assumed"},
+    "seeds": {"value": [0, 1], "source": "ours"},
     "arms": [
         PAIRED,
         {"name": "sft", "source": "paper", "says": "best", "method": "sft", "pool": "all", "seeds": [7]},
@@ -47,7 +47,7 @@ def test_a_study_has_the_pipelines_parameters_and_each_policy_its_own(tmp_path: 
     assert study.of("second")["policy"] == "some/other"
     assert study.of("third")["policy"] == "a/third"
     assert study.of("first") == study.parameters
-    assert study.sources == {"languages": "ours"}
+    assert study.sources == {"languages": "ours", "aligner": "assumed", "seeds": "ours"}
 
 
 def test_an_arm_has_the_studys_seeds_unless_it_names_its_own(tmp_path: Path) -> None:
@@ -79,6 +79,10 @@ def test_the_report_is_told_of_arms_claims_and_where_values_come_from(tmp_path: 
     assert plan["claims"] == [{**STUDY["claims"][0], "languages": []}]
     assert {"name": "languages", "value": "['en', 'de', 'fr']", "source": "ours"} in plan["values"]
     assert {"name": "new", "value": "k 1.5, n 16", "source": "ours"} in plan["values"]
+    assert {"name": "seeds", "value": "again 0 1, new 0 1, off 0 1, paired 0 1, sft 7", "source": "ours"} in plan[
+        "values"
+    ]
+    assert {"name": "aligner", "value": "{'model': 'some/translator'}", "source": "assumed"} in plan["values"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -90,6 +94,37 @@ def test_every_study_that_is_shipped_can_be_read(path: Path) -> None:
     if path.stem not in ("toy", "languages"):
         decoded = ("temperature", "top_p", "top_k", "max_tokens", "learning_rate", "n", "reward", "translator")
         assert {study.sources[name] for name in decoded} <= {"paper", "reference code"}
+
+
+@pytest.mark.parametrize("name", ["eurollm", "tiny-aya"])
+def test_the_papers_study_has_every_arm_of_it(name: str) -> None:
+    study = studies.read(ROOT / "pipelines" / "configs" / f"{name}.yaml", DEFAULTS)
+    paired = [arm for arm in study.arms if arm.method == "dpo" and arm.scorer == "reward" and not arm.off_policy]
+    assert {arm.k for arm in paired} == {1.0, 2.0, 3.0}
+    assert {arm.rejected_target for arm in paired} == {"mean-2std", "q1", "min"}
+    assert {arm.prompt_source for arm in paired} == {"chosen", "rejected", "random"}
+    assert {arm.n for arm in paired} == {None, 4, 8, 16, 32} and study.parameters["n"] == 64
+    assert {(arm.method, arm.pool) for arm in study.arms if arm.completion == "best"} >= {
+        ("dpo", "language"), ("dpo", "all"), ("sft", "language"), ("sft", "all"),
+    }  # fmt: skip
+    references = [arm.languages for arm in study.arms if arm.completion == "reference"]
+    assert sorted(references) == sorted([(), *((code,) for code in study.parameters["languages"])])
+    assert {arm.scorer for arm in study.arms} == {"reward", "mapo", "icr"} and ("en",) in {a.languages for a in paired}
+    assert [arm.n for arm in study.arms if arm.method == "online"] == [16]
+    assert any(arm.off_policy for arm in study.arms) and any(arm.start == "icr-1" for arm in study.arms)
+    assert set(study.held_out) == {"no", "pt", "sv", "fi"}
+
+
+def test_the_toy_study_has_eight_arms_or_more_and_three_seeds_of_the_main_ones() -> None:
+    study = studies.read(
+        ROOT / "pipelines" / "configs" / "toy.yaml", {**DEFAULTS, "languages": ["en", "de", "fr", "es"]}, ROOT
+    )
+    seeds = {arm.name: len(arm.seeds) for arm in study.arms}
+    assert len(seeds) >= 8
+    assert {name for name, number in seeds.items() if number == 3} == {"paired-mono", "sft-references"}
+    assert {claim.name for claim in study.claims} >= {
+        "forgetting", "best-of-n", "on-policy", "prompt-language", "english-reward",
+    }  # fmt: skip
 
 
 MISTAKES = {
@@ -138,7 +173,8 @@ MISTAKES = {
     ),
     "an implicit reward of nobody": (changed(scorer="icr"), "arms.new.scorer: found 'icr'; expected `from`, an arm"),
     "an alignment without a translator": (
-        {**changed(scorer="mapo"), "aligner": {}}, "arms.new.scorer: found 'mapo'; expected a translation model",
+        {name: value for name, value in changed(scorer="mapo").items() if name != "aligner"},
+        "arms.new.scorer: found 'mapo'; expected a translation model",
     ),
     "an alignment without English": (
         {**changed(scorer="mapo"), "parameters": {"languages": {"value": ["de", "fr"], "source": "ours"}}},
@@ -148,7 +184,9 @@ MISTAKES = {
         {**STUDY, "parameters": {"languages": {"value": ["en", "mt"], "source": "ours"}}},
         "languages: found 'mt'; expected a language that the translator is known to support",
     ),
-    "a held-out language that is tuned in": ({**STUDY, "held_out": ["de"]}, "held_out: found 'de'; expected a"),
+    "a held-out language that is tuned in": (
+        {**STUDY, "held_out": {"value": ["de"], "source": "paper"}}, "held_out: found 'de'; expected a",
+    ),
     "seeds that are none": (changed(seeds=[0, 0]), "arms.new.seeds: found (0, 0); expected whole numbers from 0 on"),
     "SFT by a scorer that it does not ask": (
         changed(method="sft", scorer="mapo"), "arms.new.scorer: found 'mapo'; expected none of its own: `sft`",
@@ -196,6 +234,20 @@ MISTAKES = {
         {**STUDY, "claims": 2 * STUDY["claims"]}, "claims: found ['it', 'it']; expected names that are each given once",
     ),
     "the toy world where there is none": ("name: {toy}", "found {toy}; expected it only where a study is run here"),
+    "a scoring translator's unknown key": (
+        {**STUDY, "aligner": {"value": {"model": "x", "frmat": "google"}, "source": "ours"}},
+        "aligner.frmat: found 'google'; expected text, of model, revision, format",
+    ),
+    "a scoring translator that is asked in no known way": (
+        {**STUDY, "aligner": {"value": {"model": "x", "format": "gogle"}, "source": "ours"}},
+        "aligner.format: found 'gogle'; expected one of google, infomaniak",
+    ),
+    "seeds without a source": ({**STUDY, "seeds": [0]}, "seeds: found [0]; expected {value: ..., source: ...} with"),
+    "a policy that is no mapping": ({**STUDY, "policies": {"first": "x/y"}}, "policies.first: found 'x/y'; expected"),
+    "a study from a promoted model": (
+        {**STUDY, "parameters": {"start": {"value": "last", "source": "ours"}}}, "parameters.start: found 'start'",
+    ),
+    "a key given twice": ("name: a\nname: b\n", "study.yaml:1: found no YAML (key 'name' twice)"),
     "no mapping": (["paired"], "study: found ['paired']; expected keys of name"),
     "no YAML": ("arms: [", "study.yaml:1: found no YAML"),
 }  # fmt: skip

@@ -15,6 +15,7 @@ import tyro
 
 from components.study import study as component
 from croco import dataset, study
+from croco.page.frame import framed
 from croco.study import StudyConfig
 from tests.conftest import DatasetOf
 
@@ -299,7 +300,8 @@ def test_the_component_hands_on_page_summary_and_metrics(dataset_of: DatasetOf, 
     artifacts = {name: SimpleNamespace(path=str(path), log_metric=lambda *_: None) for name, path in paths.items()}
     given = SimpleNamespace(path=str(dataset_of("outcomes", outcomes())))
     component.python_func(outcomes=given, plan=json.dumps(plan()), **artifacts, repetitions=1000)
-    assert paths["page"].read_bytes() == (paths["report"] / "study.html").read_bytes()
+    assert paths["page"].read_text() == framed((paths["report"] / "study.html").read_text())
+    assert '<base href="about:srcdoc">' in paths["page"].read_text()
     assert paths["summary"].read_bytes() == (paths["report"] / "study.md").read_bytes()
     assert json.loads(paths["metrics"].read_text())["claims/agrees"] == 2
     shutil.rmtree(paths["report"])

@@ -17,6 +17,8 @@ from pipelines.__main__ import main
 from pipelines.arms import Study
 from pipelines.package import check_lengths
 from pipelines.placement import Cluster
+from pipelines.profiles import PROFILES
+from pipelines.reckoning import GPU
 from pipelines.workload import Settings
 
 CONFIGS = Path(__file__).parents[1] / "pipelines" / "configs"
@@ -36,8 +38,8 @@ CONTENT = {
     "name": "small",
     "policies": {"first": {}},
     "samplers": {"third": {"policy": "a/third", "temperature": 0.5, "top_p": 1.0, "top_k": 0, "max_tokens": 9}},
-    "aligner": {"model": "some/translator"},
-    "held_out": ["sv"],
+    "aligner": {"value": {"model": "some/translator"}, "source": "assumed"},
+    "held_out": {"value": ["sv"], "source": "paper"},
     "arms": [{"source": "ours", "says": arm["name"], **arm} for arm in ARMS],
 }
 
@@ -183,7 +185,11 @@ def test_what_it_would_take_is_printed_when_it_is_compiled(tmp_path: Path, capsy
     described(tmp_path, {**CONTENT, "arms": CONTENT["arms"][:1]})
     command = ["--pipeline", "study", "--config", str(tmp_path / "study.yaml"), "--allow-tags"]
     assert main(["compile", "--out", str(tmp_path / "package.yaml"), *command]) == 0
-    assert "- 2 models tuned and evaluated, by 1 arms on 1 policies" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "- 2 models tuned and evaluated, by 1 arms on 1 policies" in said and "GPU hours" in said
+    cells = [[cell.strip() for cell in line.split("|")] for line in said.splitlines() if line.startswith("| first")]
+    taken = {row[2]: float(row[-2].replace(",", "")) for row in cells}
+    assert min(taken["shared"], taken["base"], taken["paired"]) > 1
 
 
 @pytest.mark.parametrize(
@@ -210,6 +216,14 @@ def test_a_policy_whose_answers_an_arm_takes_is_sampled_once(tmp_path: Path) -> 
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["eurollm", "tiny-aya", "languages"])
+def test_every_part_of_a_shipped_study_has_its_hours(name: str) -> None:
+    found = studies.read(CONFIGS / f"{name}.yaml", DEFAULTS)
+    lines = outlay.lines(found, outlay.rates_of(found, PROFILES["gpu-80gb"], GPU))
+    assert {line.name for line in lines} >= {arm.name for arm in found.arms}
+    assert all(0 < line.gpu_hours < 1_000 for line in lines)
+
+
 def test_the_plan_counts_what_is_shared_once(tmp_path: Path) -> None:
     found = described(tmp_path)
     parts = {(part.policy, part.name): part for part in outlay.parts(found)}
@@ -223,4 +237,4 @@ def test_the_plan_counts_what_is_shared_once(tmp_path: Path) -> None:
     }  # fmt: skip
     settings = {name: [one for one, stages in part.work if stages] for (_, name), part in parts.items()}
     assert next(one.n for one in settings["online"]) == 16
-    assert settings["base"] == [Settings()]
+    assert settings["base"] == [Settings(languages=(*Settings().languages, "sv")), Settings()]

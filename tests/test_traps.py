@@ -14,7 +14,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 from packages import Package, dags, is_group, read, strings, text_for, text_of
 
-from pipelines.placement import Cluster
+from pipelines.placement import STORE_FOLDER, Cluster
 from pipelines.profiles import PROFILES
 
 EVERYTHING = Cluster(
@@ -216,8 +216,8 @@ def test_no_task_has_an_environment_variable_or_pvc_because_the_cache_key_lacks_
 
 def test_only_stages_without_a_store_lack_its_secret(package: Package) -> None:
     having, lacking = (
-        {re.sub(r"(-\d+)+$", "", name) for name, pod in package[1].items() if ("secretAsVolume" in pod) == has}
+        {re.sub(r"(-\d+)+$", "", name) for name, pod in package[1].items() if (STORE_FOLDER in str(pod)) == has}
         for has in (True, False)
     )
-    assert lacking == {"exec-resolve", "exec-plan", "exec-gather"}
+    assert lacking == {"exec-plan", "exec-gather"}
     assert not having & lacking

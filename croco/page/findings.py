@@ -68,7 +68,7 @@ def collect(inputs: Inputs, *, bins: int) -> dict[str, Any]:
         "warnings": warnings(manifests),
         "provenance": provenance(manifests),
     }
-    return {name: _plain(section) for name, section in found.items()}
+    return {name: plain(section) for name, section in found.items()}
 
 
 def flow(manifests: Manifests) -> Rows:
@@ -119,14 +119,14 @@ def strangers(manifests: Manifests) -> Rows:
     ]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` with None for every float that is not finite, which JSON cannot hold, and with strings made visible:
     names and warnings may quote what a model wrote.
     """
     if isinstance(value, dict):
-        return {_plain(key): _plain(part) for key, part in value.items()}
+        return {plain(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, str):
         cut = f" (cut: {LONGEST:,} of {len(value):,} characters)" if len(value) > LONGEST else ""
         return wording.visible(value[:LONGEST]) + cut
