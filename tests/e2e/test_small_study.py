@@ -22,7 +22,7 @@ STUDY = {
     "name": "tiny",
     "parameters": {name: {"value": value, "source": "ours"} for name, value in SIZES.items()},
     "policies": {"toy": {}},
-    "aligner": {"model": "{toy}/translator", "format": "google"},
+    "aligner": {"value": {"model": "{toy}/translator", "format": "google"}, "source": "ours"},
     "oracle": True,
     "arms": [
         {"name": "mapo", "says": "by translation", "source": "ours", "scorer": "mapo"},
