@@ -11,6 +11,8 @@ WORKERS ?= 2
 BENCH ?=
 # The study that `make study` runs.
 CONFIG ?= pipelines/configs/toy.yaml
+# Processes that its arms are dealt to, about 4 GB each.
+JOBS ?= 2
 # JSON file with the digests of a registry's images, without which a package is compiled for no caching.
 IMAGES ?=
 # Images to build, of cpu, gpu and euroeval; all by default. VARIANT=cpu is for machines without a GPU.
@@ -72,7 +74,7 @@ run: toy  ## the whole flow on the toy world; prints the path of its report
 	$(BIN)/python -m pipelines run --toy $(TOY) $(if $(OUT),--out $(OUT))
 
 study: toy  ## every arm of the paper's comparison on the toy world; prints the path of its report (CONFIG=FILE for another)
-	$(BIN)/python -m pipelines run --pipeline study --config $(CONFIG) --toy $(TOY) $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m pipelines run --pipeline study --config $(CONFIG) --toy $(TOY) --jobs $(JOBS) $(if $(OUT),--out $(OUT))
 
 test: lint toy $(OBJECTSTORE)/installed $(LINT)/installed $(ALPACA)/installed  ## every test, with real vLLM, TRL, EuroEval and kfp.local
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -71,7 +71,7 @@ def _benchmarks(name: str, after: Path, before: Path, wanted: Sequence[str]) -> 
             continue
         changed = paired.mean([paired.change(here[0][one], here[1][one]) for one in here[0]])
         low, high = changed.interval()
-        text = f"{_name(code)}: {changed.value:+.2f} points over {changed.n} data sets ({_between(low, high)})"
+        text = f"{_name(code)}: {changed.value:+z.2f} points over {changed.n} data sets ({_between(low, high)})"
         yield _not_lower(name, code, low, high, text)
 
 
@@ -152,6 +152,6 @@ def _name(code: str) -> str:
 def _between(low: float | None, high: float | None, scale: float = 1) -> str:
     if low is None or high is None:
         return "no interval"
-    return f"95 % interval {scale * low:+.2f} to {scale * high:+.2f}" if scale == 1 else (
-        f"95 % interval {scale * low:.1f} to {scale * high:.1f}"
+    return f"95 % interval {scale * low:+z.2f} to {scale * high:+z.2f}" if scale == 1 else (
+        f"95 % interval {scale * low:z.1f} to {scale * high:z.1f}"
     )  # fmt: skip

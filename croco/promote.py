@@ -28,7 +28,7 @@ from typing import Any
 from croco import dataset, languages, release
 from croco.comparison import against_base, against_last
 from croco.likeness import PASS, Check, Evidence, settings
-from croco.store import open_store
+from croco.store import Store, open_store
 from croco.writer import Writer
 
 VERSION = 1
@@ -92,7 +92,8 @@ def run(
     tuned = Evidence(benchmarks_tuned, answers_tuned, verdicts)
     base = Evidence(benchmarks_base, answers_base)
     inputs = [benchmarks_base, benchmarks_tuned, answers_base, answers_tuned, verdicts]
-    last = release.last(open_store(store), name) if name and store else None
+    released = open_store(store) if name and store else None
+    last = release.last(released, name) if released and name else None
     writer = Writer(
         out,
         None,
@@ -106,12 +107,11 @@ def run(
     )
     if writer.done:
         return writer.done
-    start = _start(training, name, store)
+    start = _start(training, name, released)
     checks = [*settings(tuned, base, training, start), *against_base(tuned, base, config)]
-    if last and store:
+    if last and released:
         with tempfile.TemporaryDirectory(prefix="croco-promote-") as folder:
-            opened = open_store(store)
-            kept = {what: release.fetch(opened, last, what, Path(folder) / what) for what in release.EVALUATIONS}
+            kept = {what: release.fetch(released, last, what, Path(folder) / what) for what in release.EVALUATIONS}
             checks += against_last(tuned, Evidence(**kept), last.version)
     reasons = [check.text for check in checks if check.verdict != PASS]
     decision = {
@@ -138,12 +138,12 @@ def run(
     )
 
 
-def _start(training: Path | None, name: str | None, store: str | None) -> release.Release | None:
+def _start(training: Path | None, name: str | None, released: Store | None) -> release.Release | None:
     """The promoted model of this name that training began from, if it did from one."""
     sha256 = dataset.load_manifest(training).models.get("base", {}).get("sha256") if training else None
-    if not (sha256 and name and store):
+    if not (sha256 and name and released):
         return None
-    found = release.read(open_store(store), name, release.version_of(sha256))
+    found = release.read(released, name, release.version_of(sha256))
     return found if found and found.sha256 == sha256 else None
 
 

@@ -32,8 +32,7 @@ def register(address: str, release: Release, location: str, numbers: Mapping[str
     Raises: ConnectionError where the registry cannot be reached or refuses; ValueError for an address that is none, or
         where another model has this name and version.
     """
-    if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname:
-        raise ValueError(f"registry: found {address!r}; expected http://HOST:PORT or https://HOST:PORT")
+    check_address(address)
     from aiohttp import ClientError
     from model_registry import ModelRegistry
     from model_registry.exceptions import StoreError
@@ -50,6 +49,12 @@ def register(address: str, release: Release, location: str, numbers: Mapping[str
             f"{address}: found no way to register {release.name} {release.version} ({what}); expected Kubeflow's Model "
             "Registry there, and a token that may write"
         ) from error
+
+
+def check_address(address: str) -> None:
+    """Raises: ValueError for what is no address of a server."""
+    if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname:
+        raise ValueError(f"registry: found {address!r}; expected http://HOST:PORT or https://HOST:PORT")
 
 
 def _register(registry: Any, release: Release, location: str, numbers: Mapping[str, Any]) -> str:

@@ -7,9 +7,8 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from croco import arena, endpoint, plan, recall, release, sample
+from croco import arena, endpoint, plan, recall, registry, release, sample
 from croco.answer import AnswerConfig
 from croco.arena import ArenaConfig
 from croco.benchmark import BenchmarkConfig
@@ -159,6 +158,5 @@ def _uploaded(settings: Settings) -> None:
 
 
 def _registered(settings: Settings) -> None:
-    address = urlsplit(settings.promote_registry)
-    if settings.promote_registry and not (address.scheme in ("http", "https") and address.hostname):
-        raise ValueError(f"found {settings.promote_registry!r}; expected http://HOST:PORT or https://HOST:PORT")
+    if settings.promote_registry:
+        registry.check_address(settings.promote_registry)

@@ -33,6 +33,8 @@ def run(flags: argparse.Namespace) -> None:
     given = {} if study else world | ({} if flags.store else {"promote_as": ""})  # published where work is kept
     chosen = given | {"store": place} | dict(parse(setting, pipeline) for setting in flags.set)
     folder = (flags.out or RUNS / time.strftime("%Y%m%d-%H%M%S")).resolve()
+    if flags.jobs < 1 or (flags.jobs > 1 and not (study and flags.store)):
+        raise ValueError(f"--jobs: found {flags.jobs}; expected 1, or more with a study (--config) and a --store")
     if (folder / "tasks").exists():
         raise ValueError(f"--out: found an earlier run in {folder}; expected a new folder")
     if study:
@@ -40,6 +42,11 @@ def run(flags: argparse.Namespace) -> None:
         print(f"{outlay.show(study, rates)}\n- GPU hours: none, for no task of a run here has a GPU\n", flush=True)
     build.run(out=flags.toy, study=bool(study))
     print(f"artifacts and log: {folder}", flush=True)
+    if study and flags.jobs > 1:
+        from pipelines import shares
+
+        shares.run(study, chosen, folder, flags.jobs)
+        print("all arms are in the store; together:", flush=True)
     outputs = local.run(pipeline, chosen, folder, sys.stdout, flags.cache)
     written = [
         _copied(Path(output.path), folder, f"-{name}" if len(outputs) > 1 else "") for name, output in outputs.items()
@@ -102,6 +109,9 @@ def main(arguments: list[str]) -> int:
         "--store", default=STORE, help=f"where finished work is kept (default {STORE}; '' for nowhere)"
     )
     running.add_argument("--cache", type=Path, help="folder of notes on finished tasks, so that none is run twice")
+    running.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="processes that a study's arms are dealt to (default 1)"
+    )
     running.add_argument("--calibration", type=Path, nargs="+", help="for a study's hours, as `plan` takes it")
     running.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter")
     costs.add_flags(commands.add_parser("profiles", help="what each stage's pods get, and what a run can cost, or did"))

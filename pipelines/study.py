@@ -11,7 +11,7 @@ a YAML file (pipelines.arms), but for the store.
 """
 
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -251,6 +251,13 @@ class Flow(Tasks):
             ("base", self.policy),
             lambda: self.evaluated(BASE, self.settled(self.policy), self.store, self.fetched()),
         )
+
+    def tune(self, store: Any, arms: Collection[str]) -> None:
+        """Runs of these arms alone, with what they need."""
+        self.store = store
+        for arm in self.study.arms_of(self.policy):
+            for seed in arm.seeds if arm.name in arms else ():
+                self.trained(arm, seed)
 
     def run(self, store: Any) -> Any:
         """Every arm of the policy, and the report of all."""

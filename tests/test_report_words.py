@@ -81,6 +81,11 @@ def test_the_summary_names_the_checks_that_a_model_did_not_pass(tmp_path: Path) 
     ]
 
 
+def test_a_zero_has_no_sign_whatever_it_was_rounded_from() -> None:
+    assert [wording.number(value) for value in (-0.004, 0.0, -1.5, None)] == ["0.00", "0.00", "−1.50", "not measured"]
+    assert [wording.signed(value) for value in (-0.04, 0.04, -0.06, 2.0)] == ["0.0", "0.0", "−0.1", "+2.0"]
+
+
 def test_a_share_is_never_rounded_to_a_whole_that_it_is_not() -> None:
     assert [wording.share(value) for value in (1.0, 0.99999, 0.9994, 0.5, 0.0001, 0.0)] == [
         "100.0 %", "> 99.9 %", "99.9 %", "50.0 %", "< 0.1 %", "0.0 %",

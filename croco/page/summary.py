@@ -153,9 +153,10 @@ def _answers(numbers: dict[str, Any]) -> tuple[str, str]:
 
 def _pairs(numbers: dict[str, Any]) -> tuple[str, str]:
     total = numbers["pairs"]["margins"][-1]
-    text = f"{total['n']:,} pairs, chosen above rejected by {total['value']:.2f} on average"
+    pairs = f"{total['n']:,} {'pair' if total['n'] == 1 else 'pairs'}"
+    text = f"{pairs}, chosen above rejected by {total['value']:.2f} on average"
     if total["low"] is not None:
-        text += f" (95 % interval {total['low']:.2f} to {total['high']:.2f})"
+        text += f" (95 % interval {total['low']:z.2f} to {total['high']:z.2f})"
     return FACT, text + " units of reward: an opinion of the reward model, not yet quality."
 
 

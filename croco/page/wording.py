@@ -56,8 +56,8 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """With a true minus."""
-    return "not measured" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+    """With a true minus; a zero has no sign."""
+    return "not measured" if value is None else f"{value:z,.{digits}f}".replace("-", "−")
 
 
 def between(bounds: Sequence[float | None] | None, *, points: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""A study as a newcomer runs it, at a tiny size: both other scorers, an arm that starts from another."""
+"""A study as a newcomer runs it, at a tiny size: both other scorers, an arm that starts from another, two processes."""
 
 import json
 import subprocess
@@ -25,6 +25,13 @@ STUDY = {
     "aligner": {"value": {"model": "{toy}/translator", "format": "google"}, "source": "ours"},
     "oracle": True,
     "arms": [
+        {
+            "name": "references",
+            "says": "on the data set's answers",
+            "source": "ours",
+            "method": "sft",
+            "completion": "reference",
+        },
         {"name": "mapo", "says": "by translation", "source": "ours", "scorer": "mapo"},
         {
             "name": "icr",
@@ -46,7 +53,8 @@ def run(toy: Path, out: Path) -> list[str]:
     """Lines on the screen."""
     config = out.with_suffix(".yaml")
     config.write_text(yaml.safe_dump(STUDY), encoding="utf-8")
-    command = ["--pipeline", "study", "--config", config, "--toy", toy, "--out", out, "--store", out.parent / "store"]
+    command = ["--pipeline", "study", "--config", config, "--toy", toy, "--out", out, "--jobs", 2]
+    command += ["--store", out.parent / "store"]
     done = subprocess.run(
         [sys.executable, "-m", "pipelines", "run", *map(str, command)], capture_output=True, text=True, check=False
     )
@@ -54,9 +62,18 @@ def run(toy: Path, out: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+def made_together(out: Path, results: Path) -> set[str]:
+    """Stages with a result that neither of the processes made."""
+    logs = [out / share / "log.txt" for share in ("share-1", "share-2")]
+    dealt = max(log.stat().st_mtime_ns for log in logs)
+    assert not any(log.with_name("tasks").exists() for log in logs)
+    return {file.parent.name for file in results.glob("*/*.json") if file.stat().st_mtime_ns > dealt}
+
+
 def test_a_study_ends_in_one_report_of_every_arm(toy: Path, tmp_path: Path) -> None:
     lines = run(toy, tmp_path / "run")
-    assert "- 2 models tuned and evaluated, by 2 arms on 1 policies" in lines
+    assert "- 3 models tuned and evaluated, by 3 arms on 1 policies" in lines
+    assert made_together(tmp_path / "run", tmp_path / "store" / "results") == {"tally", "study"}
     assert lines[-1] == str(tmp_path / "run" / "study.html")
     page = Path(lines[-1]).read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;b&gt;by implicit reward" in page
@@ -70,4 +87,4 @@ def test_a_study_ends_in_one_report_of_every_arm(toy: Path, tmp_path: Path) -> N
         for row in outcomes
         if row["measure"] == "oracle" and row["item"].startswith("toy-")
     }
-    assert questions == {(arm, code) for arm in ("base", "mapo", "icr") for code in CODES}
+    assert questions == {(arm, code) for arm in ("base", "references", "mapo", "icr") for code in CODES}
