@@ -9,22 +9,26 @@ this is the harder rival. The policy has random weights, so that answers hardly 
 they may have: those of the toy world have 14, and what the stage does once an answer would count for tens of times what
 it is among hundreds. Shards have their usual size, so that all is one: the engine's slots run empty at the end of each,
 which is half a round of its slots in the 64 that a shard is made of, but one in 7 of what two shards would have here.
+Where a machine's speed varies, the sides' ratio does too: what the stage adds to one and the same call of `generate` is
+the time it spends outside of it, which is shown beside.
 The store is a folder, and on a real S3 server too where the tests' is installed (`make .cache/objectstore/installed`).
 """
 
 import contextlib
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import objectstore
 
 from bench import drawn
-from bench.measuring import Result, Setting, Side, against, turns
+from bench.measuring import Result, Setting, Side, against, spread, turns
 from croco import chat, dataset, engine, prepare, sample
 from croco.engine import Generator
 from croco.prepare import PrepareConfig
@@ -51,12 +55,25 @@ def plain(generator: Generator, prompts: Path, config: SampleConfig, *, seeded: 
     return call
 
 
-def staged(generator: Generator, prompts: Path, policy: Path, work: Path, store: str, config: SampleConfig) -> Side:
-    """The whole stage, with a store that has nothing of it yet."""
+def staged(
+    generator: Generator, prompts: Path, policy: Path, work: Path, store: str, config: SampleConfig, within: list[float]
+) -> Side:
+    """The whole stage, with a store that has nothing of it yet; each call notes its seconds in `generate`."""
+    generate = generator.llm.generate
+
+    def timed(*asked: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        outputs = generate(*asked, **options)
+        within[-1] += time.perf_counter() - began
+        return outputs
 
     def call() -> float:
         name = uuid.uuid4().hex
-        with mock.patch.object(engine, "load_generator", return_value=generator):
+        within.append(0.0)
+        with (
+            mock.patch.object(engine, "load_generator", return_value=generator),
+            mock.patch.object(generator.llm, "generate", timed),
+        ):
             manifest = sample.run(
                 prompts=[prompts], model=str(policy), out=work / name, store=f"{store}/{name}", config=config
             )
@@ -95,16 +112,22 @@ def run(setting: Setting) -> Result:
     decoding = {"temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_tokens": longest, "min_room": longest}
     config = SampleConfig(**decoding, shard_prompts=setting.of(SampleConfig.shard_prompts, 2))
     generator = engine.load_generator(str(policy))
+    within: dict[str, list[float]] = {}
     with stores(setting.work) as places:
         sides = {PLAIN: plain(generator, prompts, config), SEEDED: plain(generator, prompts, config, seeded=True)}
         for name, location in places.items():
-            sides[name] = staged(generator, prompts, policy, setting.work, location, config)
+            within[name] = []
+            sides[name] = staged(generator, prompts, policy, setting.work, location, config, within[name])
         few = read(setting, 1)
-        staged(generator, few, policy, setting.work, str(setting.work / "store"), config)()  # loads what is loaded once
+        staged(generator, few, policy, setting.work, str(setting.work / "store"), config, [])()  # loads what stays
         runs = turns(sides, setting.of(3, 1), before=generator.llm.reset_prefix_cache)
-    figures = [against(runs, SEEDED, PLAIN, "tokens a second of plain generate with seeds")] + [
-        against(runs, name, PLAIN, f"tokens a second with a store in {where}", at_least=0.97, limit=1.0)
-        for name, where in (("folder", "a folder"), ("S3", "S3"))
-        if name in places
-    ]
+    figures = [against(runs, SEEDED, PLAIN, "tokens a second of plain generate with seeds")]
+    for name, where in (("folder", "a folder"), ("S3", "S3")):
+        if name in places:
+            whole = [run["seconds"] for run in runs if run["side"] == name]
+            shares = [inside / seconds for inside, seconds in zip(within[name], whole, strict=True)]
+            figures += [
+                against(runs, name, PLAIN, f"tokens a second with a store in {where}", at_least=0.97, limit=1.0),
+                spread(shares, name=f"of its time in generate, {where}", unit="share", at_least=0.97, limit=1.0),
+            ]
     return Result(figures, {"runs": runs, "prompts": dataset.load_manifest(prompts).rows, "config": asdict(config)})

@@ -141,11 +141,11 @@ def difference(samples: Sequence[Mapping[str, Any]], scores: Path, theirs: Path)
     return largest
 
 
-def measure(setting: Setting, model: Path, data: tuple[Any, Any], tokens: int, rounds: int) -> dict[str, Any]:
-    """Runs of both sides over `data`, what each computed in each, and by how much rewards differ."""
+def measure(work: Path, model: Path, data: tuple[Any, Any], tokens: int, rounds: int) -> dict[str, Any]:
+    """Runs of both sides over `data`, what each computed in each of the minimum, and by how much rewards differ."""
     asked, samples = data
-    work = setting.work / str(tokens)
     work.mkdir()
+    least = minimum(chat.load_tokenizer(str(model)), asked, samples)
     classifier, theirs = engines(model, tokens)
     prompts, answers = stored(work / "prompts", "prompts", asked), stored(work / "samples", "samples", samples)
     sides: dict[str, tuple[Any, Callable[[], float]]] = {
@@ -162,32 +162,40 @@ def measure(setting: Setting, model: Path, data: tuple[Any, Any], tokens: int, r
     return {
         "runs": runs,
         "engines": [classifier, theirs],  # kept: one that goes takes the process groups of those that come with it
-        "computed": {name: counter.tokens / rounds for name, counter in counters.items()},
+        "prompts": len(asked),
+        "minimum": least,
+        "computed": {name: counter.tokens / rounds / least for name, counter in counters.items()},
         "difference": difference(samples, work / "scores", work / "out.jsonl"),
     }
 
 
 def run(setting: Setting) -> Result:
-    """Answers a second where memory is enough; tokens computed there, and shuffled where it is short."""
-    model = drawn.model(setting.work / "reward", reward=True, layers=2, width=setting.of(1024, 64), context=CONTEXT)
-    asked, samples = answered(4, setting.of(64, 16))
-    least = minimum(chat.load_tokenizer(str(model)), asked, samples)
-    enough = measure(setting, model, (asked, samples), ROOM, setting.of(3, 2))
+    """Answers a second by a wide model where memory is enough; tokens computed there, and shuffled where it is short.
+
+    Tokens do not depend on a model's width, but on where prompts end in a block: a narrow one has more prompts.
+    """
+    wide, narrow = (
+        drawn.model(setting.work / name, reward=True, layers=2, width=width, context=CONTEXT)
+        for name, width in (("wide", setting.of(1024, 64)), ("narrow", 64))
+    )
+    asked, samples = answered(setting.of(16, 4), setting.of(64, 16))
     shuffled = random.Random(1).sample(samples, len(samples))
-    short = measure(setting, model, (asked, shuffled), SHORT, 1)
-    share = {name: [found["computed"][name] / least for found in (enough, short)] for name in ("ours", "released")}
+    found = {
+        "speed": measure(setting.work / "speed", wide, answered(4, setting.of(64, 16)), ROOM, setting.of(3, 2)),
+        "enough": measure(setting.work / "enough", narrow, (asked, samples), ROOM, 1),
+        "short": measure(setting.work / "short", narrow, (asked, shuffled), SHORT, 1),
+    }
 
-    def tokens(name: str, side: str, at: int, most: float | None = None) -> Figure:
-        return Figure(name, share[side][at], "tokens/minimum", at_most=most, limit=1.0)
+    def tokens(of: str, side: str, name: str, most: float | None = None) -> Figure:
+        return Figure(name, found[of]["computed"][side], "tokens/minimum", at_most=most, limit=1.0)
 
+    limit = found["speed"]["computed"]["released"]
     figures = [
-        against(enough["runs"], "ours", "released", "answers a second", at_least=1.2, limit=share["released"][0]),
-        tokens("tokens computed", "ours", 0, 1.06),
-        tokens("tokens computed, released", "released", 0),
-        tokens("tokens computed, shuffled, memory short", "ours", 1, 1.06),
-        tokens("tokens computed, shuffled, memory short, released", "released", 1),
-        Figure("largest difference of rewards", max(enough["difference"], short["difference"]), "reward"),
+        against(found["speed"]["runs"], "ours", "released", "answers a second", at_least=1.2, limit=limit),
+        tokens("enough", "ours", "tokens computed", 1.06),
+        tokens("enough", "released", "tokens computed, released"),
+        tokens("short", "ours", "tokens computed, shuffled, memory short", 1.06),
+        tokens("short", "released", "tokens computed, shuffled, memory short, released"),
+        Figure("largest difference of rewards", max(one["difference"] for one in found.values()), "reward"),
     ]
-    kept = {name: {key: found[key] for key in ("runs", "computed", "difference")} for name, found in
-            (("enough", enough), ("short", short))}  # fmt: skip
-    return Result(figures, {"prompts": len(asked), "answers": len(samples), "minimum": least, **kept})
+    return Result(figures, {name: {**one, "engines": None} for name, one in found.items()})
