@@ -11,7 +11,7 @@ WORKERS ?= 2
 BENCH ?=
 # The study that `make study` runs.
 CONFIG ?= pipelines/configs/toy.yaml
-# Processes that its arms are dealt to, about 4 GB each.
+# Processes that its arms are dealt to, about 2.5 GB each.
 JOBS ?= 2
 # JSON file with the digests of a registry's images, without which a package is compiled for no caching.
 IMAGES ?=

@@ -22,7 +22,7 @@ from kfp import dsl
 from pipelines import local
 from pipelines.arms import Arm, Study
 from pipelines.placement import Cluster
-from pipelines.study import Flow
+from pipelines.study import flows_of
 
 
 class Lines(TextIOWrapper):
@@ -56,8 +56,7 @@ def _trainings(arms: Collection[Arm]) -> int:
 
 def part(study: Study, arms: Collection[str], cluster: Cluster) -> Any:
     """The study's pipeline for these arms alone, as far as their outcomes."""
-    made: dict[Any, Any] = {}
-    flows = [Flow(study, policy, cluster, made) for policy in study.policies]
+    flows = flows_of(study, cluster)
 
     @dsl.pipeline(name=f"croco-study-{study.name}")
     def pipeline(store: str = "") -> None:

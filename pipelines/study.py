@@ -299,6 +299,12 @@ def _rescored(found: Candidates, name: Hashable, task: Any) -> Candidates:
     return Candidates(name, found.samples, scored, {**found.cost, name: scored})
 
 
+def flows_of(described: Study, cluster: Cluster) -> list[Flow]:
+    """One for each policy; what several of them need they share."""
+    made: dict[Hashable, Any] = {}
+    return [Flow(described, policy, cluster, made) for policy in described.policies]
+
+
 def study(described: Study, cluster: Cluster = Cluster()) -> Any:
     """The pipeline of a study for a cluster; its outputs are the reports, by policy."""
     alone = [arm.name for arm in described.arms if arm.start or arm.method == "online"]
@@ -310,8 +316,7 @@ def study(described: Study, cluster: Cluster = Cluster()) -> Any:
     names = [policy.replace("-", "_") for policy in described.policies]
     outputs = NamedTuple("Reports", [(name, Artifact) for name in names])  # type: ignore[misc]
 
-    made: dict[Hashable, Any] = {}
-    flows = [Flow(described, policy, cluster, made) for policy in described.policies]
+    flows = flows_of(described, cluster)
 
     @dsl.pipeline(name=f"croco-study-{described.name}", display_name=f"CroCo study {described.name}")
     def pipeline(store: str = described.parameters["store"]) -> outputs:

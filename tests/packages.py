@@ -36,9 +36,14 @@ def read(text: str) -> Package:
 def text_of(cluster: Cluster, study: str = "") -> str:
     """The package for a cluster, as it is uploaded; of a study in pipelines/configs where one is named."""
     made = studying.study(studies.read(CONFIGS / study, studies.defaults()), cluster) if study else preference(cluster)
+    return written(made)
+
+
+def written(pipeline: Any) -> str:
+    """The package of a pipeline."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "package.yaml"
-        Compiler().compile(made, str(out))
+        Compiler().compile(pipeline, str(out))
         return out.read_text(encoding="ascii")
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kfp.compiler import Compiler
-from packages import CONFIGS, Package, dags, is_group, read
+from packages import CONFIGS, Package, dags, is_group, read, written
 
 from pipelines import shares, studies, study
 from pipelines.__main__ import main
@@ -38,11 +37,6 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def described() -> Study:
     return studies.read(CONFIGS / "toy.yaml", studies.defaults(), WORLD)
-
-
-def compiled(pipeline: Any, out: Path) -> Package:
-    Compiler().compile(pipeline, str(out))
-    return read(out.read_text(encoding="ascii"))
 
 
 def tasks_of(package: Package) -> dict[str, Any]:
@@ -74,12 +68,9 @@ def test_processes_get_about_as_many_trainings(described: Study) -> None:
     assert max(counts) - min(counts) <= 1
 
 
-def test_the_tasks_of_all_shares_are_those_of_the_study(described: Study, tmp_path: Path) -> None:
-    whole = tasks_of(compiled(study.study(described), tmp_path / "whole.yaml"))
-    parts = [
-        tasks_of(compiled(shares.part(described, arms, Cluster()), tmp_path / "part.yaml"))
-        for arms in shares.deal(described, 2)
-    ]
+def test_the_tasks_of_all_shares_are_those_of_the_study(described: Study) -> None:
+    whole = tasks_of(read(written(study.study(described))))
+    parts = [tasks_of(read(written(shares.part(described, arms, Cluster())))) for arms in shares.deal(described, 2)]
     for part in parts:
         assert part == {title: whole[title] for title in part}
         assert len(part) < len(whole)

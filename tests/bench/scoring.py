@@ -198,4 +198,5 @@ def run(setting: Setting) -> Result:
         tokens("short", "released", "tokens computed, shuffled, memory short, released"),
         Figure("largest difference of rewards", max(one["difference"] for one in found.values()), "reward"),
     ]
-    return Result(figures, {name: {**one, "engines": None} for name, one in found.items()})
+    kept = {name: {key: one[key] for key in one if key != "engines"} for name, one in found.items()}
+    return Result(figures, kept)
