@@ -150,18 +150,23 @@ class Candidates:
             self.unfit[code]["cut"] += int((here & every.cut).sum())
             self.unfit[code]["other_language"] += int((here & every.strange).sum())
 
-    def texts(self, keys: NDArray[np.int64], name: str) -> Spill:
-        """The texts of `keys` (sorted, each once) by slab, as rows of key and text; one pass over the samples."""
+    def texts(self, keys: NDArray[np.int64], name: str, also: Sequence[str] = ()) -> Spill:
+        """The texts of `keys` (sorted, each once), and the columns `also` of their rows, by slab; one pass over the
+        samples.
+        """
         # large: a slab's texts may be more than the 2 GiB that one array of strings can hold
-        spill = Spill(self.folder / name, pa.schema({"key": pa.int64(), "text": pa.large_string()}))
+        own = [CONTRACTS["samples"].schema.field(column) for column in also]
+        schema = pa.schema([("key", pa.int64()), ("text", pa.large_string()), *own])
+        spill = Spill(self.folder / name, schema)
 
         def wanted(table: pa.Table) -> pa.Table:
             table = self.index.part.of(table)
             key = self.index.keys(table, "samples")
             here = _among(key, keys)
-            return pa.table({"key": key[here], "text": table["text"].filter(pa.array(here)).cast(pa.large_string())})
+            kept = table.filter(pa.array(here)).select(["text", *also])
+            return kept.add_column(0, "key", pa.array(key[here])).cast(schema)
 
-        for table in scan(self.samples, "samples", [*KEY, "text"], wanted, "reading chosen texts"):
+        for table in scan(self.samples, "samples", [*KEY, "text", *also], wanted, "reading chosen texts"):
             spill.add(self.index.slab(table["key"].to_numpy() >> INDEX_BITS), table)
         return spill
 

@@ -5,8 +5,9 @@ is dropped and counted, never cut.
 """
 
 import itertools
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,17 @@ COLUMNS = {
     "sft": ["prompt_id", "language", "prompt", "completion", "split"],
     "online": ["prompt_id", "language", "messages", "split"],
 }
+SAMPLED = ("chosen_ids", "rejected_ids", "chosen_logprob", "rejected_logprob")
+"""Columns of pairs that say what was sampled, and how likely it was."""
+REFERENCE = {"ref_chosen_logps": "chosen_logprob", "ref_rejected_logps": "rejected_logprob"}
+"""TRL's name of a reference log-probability -> the pair's column."""
 UNIT = {"dpo": "pairs", "sft": "rows", "online": "prompts"}
 """What a row is called where rows are counted."""
 IDS = pa.list_(pa.int32())
 PROMPT = pa.struct([("messages", rows.MESSAGES), ("ids", IDS)])
 """Of a row that is still to be answered: the turns, which the reward model reads too, and their ids."""
+TYPES = {"prompt": PROMPT, **dict.fromkeys(REFERENCE, pa.float32())}
+"""Of the trainer's columns that are not IDS."""
 PREFIX_LIMIT = 0.01
 """Above this share of rows whose prompt is not a prefix of their conversation, the template is at fault (ours)."""
 
@@ -61,10 +68,10 @@ def _named(model: Mapping[str, Any]) -> str:
     return f"{model['id']} ({likeness.weights(model)})"
 
 
-def read(data: list[Path], method: str) -> pa.Table:
+def read(data: list[Path], method: str, also: Sequence[str] = ()) -> pa.Table:
     """The rows of all datasets in the order of their keys. Raises: ValueError for an unknown split."""
     contract = CONTRACT[method]
-    table = dataset.unique(dataset.read(data, contract, COLUMNS[method]), contract)
+    table = dataset.unique(dataset.read(data, contract, [*COLUMNS[method], *also]), contract)
     if unknown := set(pc.unique(table["split"]).to_pylist()) - {"train", "eval"}:
         raise ValueError(f"{contract}.split: found {sorted(unknown)}; expected train or eval")
     return table.sort_by([(name, "ascending") for name in rows.CONTRACTS[contract].key])
@@ -76,7 +83,8 @@ def encode(
     """Token ids of each row that can be trained on, as TRL takes them; the others are counted by reason.
 
     Pairs give prompt_ids, chosen_ids, rejected_ids; SFT rows give input_ids and labels, -100 on the prompt; prompts
-    give themselves, as PROMPT.
+    give themselves, as PROMPT. Pairs with the columns SAMPLED give REFERENCE too: where both answers are as they were
+    sampled, their ids are those, and elsewhere log-probabilities are nan, still to be computed.
     """
     if method == "online":
         yield from _prompts(data, tokenizer, max_length, tally)
@@ -88,7 +96,7 @@ def encode(
         if chat.special_token_in(tokenizer, row["prompt"], *answers):
             tally.drop(language, "special_token")
             continue
-        ids = chat.completion_ids(tokenizer, row["prompt"], *answers)
+        ids, reference = _completed(row, answers, tokenizer)
         if ids is None:
             tally.drop(language, "prompt_not_prefix")
         elif len(ids[0]) + max(map(len, ids[1:])) > max_length:
@@ -96,10 +104,22 @@ def encode(
         else:
             tally.keep(language)
             if method == "dpo":
-                yield dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), ids, strict=True))
+                yield dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), ids, strict=True)) | reference
             else:
                 prompt, completion = ids
                 yield {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+
+
+def _completed(
+    row: Mapping[str, Any], answers: list[str], tokenizer: Any
+) -> tuple[tuple[list[int], ...] | None, dict[str, float]]:
+    """(ids of prompt and completions as chat.completion_ids has them, or as they were sampled; REFERENCE)."""
+    if set(SAMPLED) <= set(row):
+        if all(row[name] is not None for name in SAMPLED):
+            ids = chat.prompt_ids(tokenizer, row["prompt"]), row["chosen_ids"], row["rejected_ids"]
+            return ids, {name: row[of] for name, of in REFERENCE.items()}
+        return chat.completion_ids(tokenizer, row["prompt"], *answers), dict.fromkeys(REFERENCE, math.nan)
+    return chat.completion_ids(tokenizer, row["prompt"], *answers), {}
 
 
 def _prompts(
@@ -124,7 +144,7 @@ def write(path: Path, encoded: Iterator[dict[str, Any]]) -> int:
     number = 0
     writer: pa.RecordBatchStreamWriter | None = None
     while chunk := list(itertools.islice(encoded, 1000)):
-        schema = pa.schema([(name, PROMPT if name == "prompt" else IDS) for name in chunk[0]])
+        schema = pa.schema([(name, TYPES.get(name, IDS)) for name in chunk[0]])
         writer = writer or pa.ipc.new_stream(path, schema)
         writer.write_batch(pa.RecordBatch.from_pylist(chunk, schema=schema))
         number += len(chunk)
@@ -138,12 +158,19 @@ def tokens_in(path: Path) -> int:
     table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
     if "prompt" in table.column_names:
         return int(pc.sum(pc.list_value_length(pc.struct_field(table["prompt"], "ids"))).as_py())
-    length = {name: pc.sum(pc.list_value_length(table[name])).as_py() for name in table.column_names}
+    columns = [name for name in table.column_names if name not in REFERENCE]
+    length = {name: pc.sum(pc.list_value_length(table[name])).as_py() for name in columns}
     return length["input_ids"] if "labels" in length else sum(length.values()) + length["prompt_ids"]
 
 
+def as_sampled(path: Path) -> int:
+    """How many pairs of `path` have the log-probabilities that they were sampled with."""
+    table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    return int(pc.sum(pc.is_finite(table[next(iter(REFERENCE))])).as_py())
+
+
 def write_splits(
-    data: list[Path], tokenizer: Any, method: str, max_length: int, work: Path
+    data: list[Path], tokenizer: Any, method: str, max_length: int, work: Path, also: Sequence[str] = ()
 ) -> tuple[list[dataset.Count], dict[str, int]]:
     """Write `work`/train.arrow and, where there are any rows for it, eval.arrow; counts, and rows written by split.
 
@@ -151,7 +178,7 @@ def write_splits(
     """
     from tqdm import tqdm
 
-    table = read(data, method)
+    table = read(data, method, also)
     counts: list[dataset.Count] = []
     numbers: dict[str, int] = {}
     for split in ("train", "eval"):

@@ -29,6 +29,8 @@ class Sampling:
     max_tokens: int = 4096
     """Tokens an answer may have; one that gets there, or to the end of the context, has finish_reason `length`."""
     seed: int | None = None
+    logprob: bool = False
+    """Whether to say how likely each answer was."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Completion:
     token_ids: list[int]
     """As generated, end of turn included."""
     finish_reason: str
+    logprob: float | None = None
+    """Log-probability of all `token_ids` after the prompt, in nats, whatever the temperature; None unless asked for."""
 
 
 Generate = Callable[[Sequence[list[int]], Sequence[Sampling]], list[list[Completion]]]
@@ -63,7 +67,7 @@ class Generator:
 
         outputs = self.llm.generate(
             [{"prompt_token_ids": ids} for ids in prompts],
-            [SamplingParams(**dataclasses.asdict(s)) for s in sampling],
+            [SamplingParams(**_parameters(s)) for s in sampling],
             use_tqdm=_progress(),
         )
         completions = [[_completion(output) for output in request.outputs] for request in outputs]
@@ -100,7 +104,13 @@ class Classifier:
 def _completion(output: Any) -> Completion:
     if output.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM: found finish_reason {output.finish_reason!r}; expected stop or length")
-    return Completion(output.text, list(output.token_ids), output.finish_reason)
+    return Completion(output.text, list(output.token_ids), output.finish_reason, output.cumulative_logprob)
+
+
+def _parameters(sampling: Sampling) -> dict[str, Any]:
+    """What vLLM calls them; of log-probabilities only the drawn tokens', and no object for each."""
+    given = dataclasses.asdict(sampling)
+    return given | ({"logprobs": 0, "flat_logprobs": True} if given.pop("logprob") else {})
 
 
 def _progress() -> Callable[..., Any]:

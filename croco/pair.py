@@ -5,7 +5,8 @@
 A pool is the answers to one prompt, in one language or over all of them. Chosen is its highest reward; rejected is the
 answer, among those with a reward strictly below, whose reward is nearest to mean - 2 standard deviations. Ties go to
 the smallest (language, sample_index). Texts are read of the answers that were chosen, to write the pairs out, and of a
-whole pool only where the two turn out to be the same.
+whole pool only where the two turn out to be the same; with them, where `sample` kept log-probabilities, those and token
+ids, which stand for an answer only after the prompt that it was sampled for.
 """
 
 import math
@@ -27,7 +28,9 @@ from croco.rows import CONTRACTS
 from croco.spill import Spill, parts, scratch
 from croco.writer import Writer
 
-VERSION = 1
+VERSION = 2
+SAMPLED = ("token_ids", "logprob")
+"""Columns of samples that go along with a text, where there are log-probabilities."""
 SMALL_POOL = 16
 """Below this many answers the rule all but becomes best against worst (simulated: P = .96 at 16, 1.0 at 8)."""
 
@@ -124,7 +127,7 @@ def settle(
         return answers.only(np.isin(_pool(answers, config), again.pool))
 
     slabs = [slab for slab, _ in _by_slab(candidates.index, again)]
-    whole = candidates.texts(np.concatenate([members(slab).key for slab in slabs]), "pools")
+    whole = candidates.texts(np.concatenate([members(slab).key for slab in slabs]), "pools", texts.schema.names[2:])
     found, (numbers, outcomes) = [selection.only(~np.concatenate(same))], pools
     for slab in slabs:
         text = whole.read(slab).sort_by("key")["text"].combine_chunks().dictionary_encode()
@@ -186,7 +189,9 @@ def work(
         candidates = Candidates(index, samples, scores, folder)
         selection, pools, answered = _select(candidates, tally, config)
         wanted = np.unique(np.r_[selection.chosen, selection.rejected])
-        selection, pools, texts = settle(candidates, selection, pools, candidates.texts(wanted, "texts"), config)
+        kept = all(dataset.load_manifest(directory).config.get("logprob") for directory in samples)
+        found = candidates.texts(wanted, "texts", SAMPLED if kept else ())
+        selection, pools, texts = settle(candidates, selection, pools, found, config)
         if config.rejected_target == "mean-2std" and len(selection.size) and np.median(selection.size) < SMALL_POOL:
             writer.warn(
                 f"pools have {np.median(selection.size):.0f} answers (median); below {SMALL_POOL} the rule mean - k * "
@@ -229,8 +234,8 @@ def _asked(index: Index, selection: Selection, config: PairConfig) -> NDArray[np
 
 def tabulate(index: Index, selection: Selection, prompts: pa.Table, texts: pa.Table, config: PairConfig) -> pa.Table:
     """The pairs as rows; `prompts` and `texts` are theirs, by place and key."""
-    prompts = prompts.sort_by("place")
-    prompt = prompts.take(np.searchsorted(prompts["place"].to_numpy(), _asked(index, selection, config)))
+    prompts, texts, asked = prompts.sort_by("place"), texts.sort_by("key"), _asked(index, selection, config)
+    prompt = prompts.take(np.searchsorted(prompts["place"].to_numpy(), asked))
     chosen_language, rejected_language = (
         index.languages.take((side >> INDEX_BITS) % len(index.languages))
         for side in (selection.chosen, selection.rejected)
@@ -249,11 +254,22 @@ def tabulate(index: Index, selection: Selection, prompts: pa.Table, texts: pa.Ta
         "domain": prompt["domain"],
         "split": prompt["split"],
     }
-    columns["chosen"], columns["rejected"] = _sides(selection, texts.sort_by("key"))
+    columns["chosen"], columns["rejected"] = _sides(selection, texts)
     for name in ("chosen", "rejected"):
+        keys = getattr(selection, name)
         columns[f"{name}_reward"] = getattr(selection, f"{name}_reward").astype(np.float32)
-        columns[f"{name}_index"] = (getattr(selection, name) & (2**INDEX_BITS - 1)).astype(np.int32)
+        columns[f"{name}_index"] = (keys & (2**INDEX_BITS - 1)).astype(np.int32)
+        columns[f"{name}_ids"], columns[f"{name}_logprob"] = _as_sampled(keys, asked, texts)
     return pa.table(columns).select(CONTRACTS["pairs"].schema.names)
+
+
+def _as_sampled(keys: NDArray[np.int64], asked: NDArray[np.int64], texts: pa.Table) -> tuple[Any, Any]:
+    """Token ids and log-probability of each answer; null where it was sampled for another prompt than `asked`."""
+    if not set(SAMPLED) <= set(texts.column_names):
+        return pa.nulls(len(keys), pa.list_(pa.int32())), pa.nulls(len(keys), pa.float64())
+    places = pa.array(np.searchsorted(texts["key"].to_numpy(), keys), mask=keys >> INDEX_BITS != asked)
+    ids, logprob = (texts[name].take(places) for name in SAMPLED)
+    return ids, logprob
 
 
 def _random_places(index: Index, prompts: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

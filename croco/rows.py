@@ -51,25 +51,28 @@ CONTRACTS: Mapping[str, Contract] = {
         "prompt_id language",
         "prompt_id str, language str, messages messages, reference str?, source_dataset str?, domain str?, split str",
     ),
-    # finish_reason is stop or length; identified is the language the text is in, null where it has no letters
+    # finish_reason is stop or length; identified is the language the text is in, null where it has no letters; logprob
+    # is of all token_ids, in nats, null unless it was asked for
     "samples": _contract(
         "sample",
         "prompt_id language sample_index",
         """prompt_id str, language str, sample_index int32, text str, token_ids list<int32>, finish_reason str,
-        seed int64, identified str?""",
+        seed int64, identified str?, logprob float64?""",
     ),
     "scores": _contract(
         "score",
         "prompt_id language sample_index",
         "prompt_id str, language str, sample_index int32, reward float32",
     ),
+    # chosen_ids and chosen_logprob are the sample's own, of an answer to this very prompt, where it has a logprob
     "pairs": _contract(
         "pair",
         "pair_id",
         """pair_id str, prompt_id str, prompt_language str, prompt messages, chosen str, rejected str,
         chosen_language str, rejected_language str, chosen_reward float32, rejected_reward float32,
         chosen_index int32, rejected_index int32, pool_size int32, reward_mean float32, reward_std float32,
-        domain str?, split str""",
+        domain str?, split str, chosen_ids list<int32>?, rejected_ids list<int32>?, chosen_logprob float64?,
+        rejected_logprob float64?""",
     ),
     # reward is null where the completion is the data set's own answer
     "sft": _contract(

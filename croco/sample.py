@@ -18,7 +18,7 @@ from croco import chat, checks, dataset, engine, languages, models, rows
 from croco.shards import Outcome, Shards, Share, split
 from croco.writer import Writer
 
-VERSION = 1
+VERSION = 2
 DECODED = ("temperature", "top_p", "top_k", "max_tokens")
 
 
@@ -62,6 +62,8 @@ class SampleConfig:
     seed: int = 0
     """Of the run. Answer i has seed `rows.seed_of(seed, prompt_id, language) + i`: the same in any shard or order
     (ours)."""
+    logprob: bool = False
+    """Keep each answer's log-probability, for `train --sampled-reference` (ours)."""
     max_model_len: int | None = None
     """Tokens of prompt and answer together; None: the model's own context (reference code)."""
     min_room: int = 256
@@ -154,7 +156,8 @@ def sample(
         seed = rows.seed_of(config.seed, prompt["prompt_id"], prompt["language"])
         asked.append((prompt, ids, seed))
     answers = generate(
-        [ids for _, ids, _ in asked], [engine.Sampling(n=config.n, seed=seed, **decoding) for _, _, seed in asked]
+        [ids for _, ids, _ in asked],
+        [engine.Sampling(n=config.n, seed=seed, logprob=config.logprob, **decoding) for _, _, seed in asked],
     )
     special = special_ids(tokenizer)
     identify = functools.cache(languages.identify)  # short answers repeat
@@ -176,6 +179,7 @@ def sample(
                     "finish_reason": answer.finish_reason,
                     "seed": seed + index,
                     "identified": identify(answer.text),
+                    "logprob": answer.logprob,
                 }
             )
     return kept

@@ -129,7 +129,7 @@ def _taken(name: str, settings: Settings) -> None:
 def _decoded(settings: Settings) -> None:
     """Whether all is said of how the policy is sampled; what is said of it is looked at by itself."""
     if settings.n is not None:
-        given = {name: 1 for name in sample.DECODED if getattr(settings, name) is not None}
+        given: dict[str, Any] = {name: 1 for name in sample.DECODED if getattr(settings, name) is not None}
         sample.resolve(settings.policy, SampleConfig(**given))
 
 

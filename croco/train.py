@@ -72,6 +72,9 @@ class TrainConfig(online.Variations):
     """AdamW's, 0 or more (reference code)."""
     precompute_reference: bool = False
     """DPO: compute the base model's log-probabilities once, before training; faster where epochs > 1 (ours)."""
+    sampled_reference: bool = False
+    """DPO: take them from `sample --logprob` instead, where an answer was sampled for its pair's prompt, and train on
+    the token ids it was sampled as; saves the base model's pass, and has the engine's rounding (ours)."""
     packed: bool = True
     """DPO: compute a pair's prompt once for both answers, wherever that is the same (ours, croco/packed.py)."""
     gradient_checkpointing: bool = True
@@ -90,6 +93,11 @@ class TrainConfig(online.Variations):
         checks.one_of(self, "method", encoding.CONTRACT)
         if self.nll and self.method != "dpo":
             raise ValueError(f"nll: found {self.nll} with method {self.method}; expected 0, as only dpo adds it")
+        if self.sampled_reference and (self.method != "dpo" or self.off_policy):
+            raise ValueError(
+                f"sampled_reference: found it with method {self.method}{' and off_policy' * self.off_policy}; expected "
+                "dpo on the model's own answers"
+            )
         checks.one_or_more(self, "epochs", "global_batch", "micro_batch", "processes", "max_length")
         checks.one_or_more(self, "lora_rank", "lora_alpha", "checkpoint_steps", "eval_steps")
         for name in ("learning_rate", "beta"):
@@ -162,7 +170,14 @@ def run(
     tokenizer = chat.load_tokenizer(str(base))
     work.mkdir(exist_ok=True)
     not_packed = packed.obstacle(base, config)
-    counts, numbers = encoding.write_splits(data, tokenizer, config.method, online.longest(config), work)
+    also = encoding.SAMPLED if config.sampled_reference else ()
+    counts, numbers = encoding.write_splits(data, tokenizer, config.method, online.longest(config), work, also)
+    sampled = {split: encoding.as_sampled(work / f"{split}.arrow") for split in numbers if also}
+    if also and not sampled["train"]:
+        raise ValueError(
+            f"sampled_reference: found no pair with log-probabilities among {numbers['train']}; expected some; "
+            "sample with --logprob"
+        )
     identity = {
         "stage_version": VERSION,
         "config": {name: value for name, value in plain(config).items() if name not in NEUTRAL},
@@ -201,6 +216,7 @@ def run(
             **final,
             "processes": processes,
             "not_packed": not_packed,
+            **({"sampled_references": sampled} if also else {}),
             "repeated_rows": encoding.repeated(numbers["train"], config, processes),
             "merged_sha256": models.digest_of(merged),
             "resumed_from": resumed,

@@ -16,11 +16,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from croco import chat, checkpoints, curves, models, online_trainer, packed
+from croco import chat, checkpoints, curves, encoding, models, online_trainer, packed
 from croco.store import open_store
 
 CHECKPOINTS = "checkpoints"
@@ -105,6 +105,10 @@ def build(out: Path, job: Mapping[str, Any]) -> Any:
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset  # ids already; TRL 1.16 would tokenise text, and has no setting to skip it as SFT does
 
+        def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+            compute = super()._precompute_ref_logps
+            return _references(dataset, lambda rows: compute(rows, name, batch_size))
+
     constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL reports every run; training makes no network calls
     config = TrainConfig(**job["config"])
     rows = {split: Dataset.from_file(str(out / CHECKPOINTS / f"{split}.arrow")) for split in job["splits"]}
@@ -121,7 +125,7 @@ def build(out: Path, job: Mapping[str, Any]) -> Any:
             loss_type=["sigmoid", "sft"] if config.nll else ["sigmoid"],
             loss_weights=[1.0, config.nll] if config.nll else None,
             disable_dropout=config.disable_dropout,
-            precompute_ref_log_probs=config.precompute_reference,
+            precompute_ref_log_probs=config.precompute_reference or config.sampled_reference,
         )
     elif config.method == "sft":
         arguments = SFTConfig(**common, dataset_kwargs={"skip_prepare_dataset": True})
@@ -145,6 +149,26 @@ def build(out: Path, job: Mapping[str, Any]) -> Any:
         ),
         callbacks=[_watcher(out, job)],
     )
+
+
+def _references(dataset: Any, compute: Callable[[Any], Any]) -> Any:
+    """The pairs with the reference model's log-probabilities: their own, and computed of those that have none.
+
+    TRL computes those of all pairs.
+    """
+    import numpy as np
+    from datasets import concatenate_datasets
+
+    columns = list(encoding.REFERENCE)
+    if not set(columns) <= set(dataset.column_names):
+        return compute(dataset)
+    known = np.isfinite(dataset.select_columns(columns[:1]).with_format("numpy")[:][columns[0]])
+    if known.all():
+        return dataset
+    has, lacks = np.flatnonzero(known), np.flatnonzero(~known)
+    computed = compute(dataset.select(lacks).remove_columns(columns)).select_columns(dataset.column_names)
+    order = np.argsort(np.concatenate([has, lacks]))
+    return concatenate_datasets([dataset.select(has), computed.cast(dataset.features)]).select(order)
 
 
 def _arguments(out: Path, job: Mapping[str, Any], config: Any) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
         global_batch: int = 64,
         micro_batch: int = 1,
         max_length: int = 4096,
+        sampled_reference: bool = False,
         packed: bool = True,
         seed: int = 0,
         benchmark_datasets: Optional[str] = None,
@@ -130,6 +131,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             global_batch: Pairs in an optimizer step, over all GPUs (reference code).
             micro_batch: Pairs a GPU takes at once (reference code).
             max_length: Tokens of prompt and answer; longer pairs are dropped and counted (reference code).
+            sampled_reference: Whether the reference's log-probabilities are kept from sampling; saves a pass (ours).
             packed: Whether a pair's prompt is computed once for both answers; false where training says so (ours).
             seed: Of sampling, pairing and training; evaluation has its own, so that runs are asked the same (ours).
             benchmark_datasets: Folder of local EuroEval data sets; empty takes the paper's from the hub.
@@ -270,6 +272,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
                 top_k=now["top_k"],
                 max_tokens=now["max_tokens"],
                 seed=seed,
+                logprob=sampled_reference,
                 gpus=cluster.gpus("sample"),
                 store=store,
                 trained=recalled.outputs["found"],
@@ -307,6 +310,7 @@ def preference(cluster: Cluster = Cluster()) -> Any:
             global_batch=global_batch,
             micro_batch=micro_batch,
             max_length=max_length,
+            sampled_reference=sampled_reference,
             packed=packed,
             seed=seed,
             store=store,

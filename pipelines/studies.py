@@ -14,7 +14,15 @@ from pipelines.coherence import Faults, amiss, whole
 KINDS: Mapping[str, Any] = {"String": str, "Integer": int, "Float": (int, float), "Boolean": bool, "List": list}
 """kfp's type of a parameter -> what YAML makes of a value of it."""
 BY_ARM = ("pool", "rejected_target", "k", "prompt_source", "language_guard")
-NONE = ("start", "judge_endpoint", "promote_as", "promote_min_questions", "promote_hub", "promote_registry")
+NONE = (
+    "start",
+    "sampled_reference",
+    "judge_endpoint",
+    "promote_as",
+    "promote_min_questions",
+    "promote_hub",
+    "promote_registry",
+)
 """Parameters of croco-preference that a study has by arm, and those it has not."""
 SAMPLED = ("policy", "policy_revision", "temperature", "top_p", "top_k", "max_tokens")
 TRAINED = (*SAMPLED, "learning_rate", "beta", "epochs", "global_batch", "micro_batch", "max_length", "packed")

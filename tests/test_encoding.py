@@ -1,5 +1,6 @@
 """Encoding: which rows become token ids, which, and what is counted of the others."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,19 @@ def test_rows_that_cannot_be_trained_on_are_counted_and_the_others_are_whole() -
     ]
 
 
+def test_answers_as_they_were_sampled_go_before_their_text_where_both_are_known() -> None:
+    sampled = {"chosen_ids": [1, 2], "rejected_ids": [3], "chosen_logprob": -2.5, "rejected_logprob": -0.5}
+    data = [pair("en", "a", "b") | sampled, pair("en", "a", "b") | sampled | {"rejected_ids": None}]
+    first, second = encoding.encode(data, Letters(), "dpo", 11, dataset.Tally("pairs"))
+    prompt = [ord(c) for c in "u~hi.a~"]
+    assert first == {
+        "prompt_ids": prompt, "chosen_ids": [1, 2], "rejected_ids": [3],
+        "ref_chosen_logps": -2.5, "ref_rejected_logps": -0.5,
+    }  # fmt: skip
+    assert (second["chosen_ids"], second["rejected_ids"]) == ([ord("a"), ord(".")], [ord("b"), ord(".")])
+    assert math.isnan(second["ref_chosen_logps"]) and math.isnan(second["ref_rejected_logps"])
+
+
 def test_a_pairs_prompt_is_rendered_once() -> None:
     tokenizer = Letters()
     list(encoding.encode([pair("en", "a", "b")], tokenizer, "dpo", 11, dataset.Tally("pairs")))
@@ -71,10 +85,11 @@ def test_sft_rows_have_no_label_on_the_prompt() -> None:
     ("row", "tokens"),
     [
         ({"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5, 6]}, 8),  # its prompt twice
+        ({"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4], "ref_chosen_logps": -1.0}, 6),
         ({"input_ids": [1, 2, 3], "labels": [-100, -100, 3]}, 3),
     ],
 )
-def test_tokens_are_those_a_pass_reads(row: dict[str, list[int]], tokens: int, tmp_path: Path) -> None:
+def test_tokens_are_those_a_pass_reads(row: dict[str, Any], tokens: int, tmp_path: Path) -> None:
     assert encoding.write(tmp_path / "ids.arrow", iter([row] * 1001)) == 1001
     assert encoding.tokens_in(tmp_path / "ids.arrow") == 1001 * tokens
 

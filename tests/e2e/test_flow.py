@@ -236,10 +236,13 @@ def test_a_promoted_model_is_published_where_servers_find_it_and_the_next_run_st
         assert (location / file.name).read_bytes() == file.read_bytes()
     assert "What was checked before it was promoted" in (location / "README.md").read_text(encoding="utf-8")
 
-    went_on = run(toy, tmp_path / "run", *kept[:2], "--set=start=last", "--set=promote_as=croco-flow")
+    settings = ["--set=start=last", "--set=promote_as=croco-flow", "--set=sampled_reference=true"]
+    went_on = run(toy, tmp_path / "run", *kept[:2], *settings)
     merged, made = flow.manifests()["train/trained"].metrics["merged_sha256"], went_on.manifests()
     [sampled] = {made[name].models["policy"]["sha256"] for name in made if name.endswith("sample/samples")}
     assert sampled == made["train/trained"].models["base"]["sha256"] == merged
+    [trained] = [count.rows_out for count in made["train/trained"].counts if count.unit == "train pairs"]
+    assert made["train/trained"].metrics["sampled_references"]["train"] == trained
     assert made["benchmark/scores"].digest == flow.manifests()["benchmark/scores"].digest
     decision = went_on.decision()
     assert (decision["last"], decision["start"]) == (location.name, location.name)
