@@ -107,11 +107,11 @@ def prefixes(sequences: Iterable[Sequence[int]]) -> int:
     return found
 
 
-def llm(model: Path, **options: Any) -> Any:
-    """vLLM in float32, as everywhere on a CPU."""
+def llm(model: Path, dtype: Any = "float32", **options: Any) -> Any:
+    """vLLM, in float32 as everywhere on a CPU."""
     from vllm import LLM
 
-    return LLM(str(model), dtype="float32", **options)
+    return LLM(str(model), dtype=dtype, **options)
 
 
 def kv_bytes(model: Path, tokens: int) -> int:

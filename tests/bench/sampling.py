@@ -34,11 +34,11 @@ from croco.engine import Generator
 from croco.prepare import PrepareConfig
 from croco.sample import SampleConfig
 
-PLAIN, SEEDED = "plain generate", "plain generate with seeds"
+PLAIN, SEEDED, TOLD = (f"plain generate{more}" for more in ("", " with seeds", " with seeds and log-probabilities"))
 
 
-def plain(generator: Generator, prompts: Path, config: SampleConfig, *, seeded: bool = False) -> Side:
-    """One call of `LLM.generate` for all prompts, or with a seed for each, as `sample` gives them."""
+def plain(generator: Generator, prompts: Path, config: SampleConfig, *, seeded: bool = False, **also: Any) -> Side:
+    """One call of `LLM.generate` for all prompts, or with a seed for each, as `sample` gives them; `also`: how."""
     from vllm import SamplingParams
 
     decoding = {name: getattr(config, name) for name in sample.DECODED}
@@ -46,7 +46,7 @@ def plain(generator: Generator, prompts: Path, config: SampleConfig, *, seeded: 
     asked = table.sort_by([("language", "ascending"), ("prompt_id", "ascending")]).to_pylist()
     ids = [{"prompt_token_ids": chat.prompt_ids(generator.tokenizer, prompt["messages"])} for prompt in asked]
     seeds = range(len(asked)) if seeded else [None] * len(asked)
-    sampling = [SamplingParams(n=config.n, seed=seed, **decoding) for seed in seeds]
+    sampling = [SamplingParams(n=config.n, seed=seed, **decoding, **also) for seed in seeds]
 
     def call() -> float:
         outputs = generator.llm.generate(ids, sampling, use_tqdm=False)
@@ -105,7 +105,7 @@ def read(setting: Setting, count: int) -> Path:
 
 
 def run(setting: Setting) -> Result:
-    prompts, longest = read(setting, setting.of(24, 4)), setting.of(96, 40)
+    prompts, longest = read(setting, setting.of(28, 4)), setting.of(96, 40)
     policy = drawn.model(
         setting.work / "policy", reward=False, layers=2, width=setting.of(256, 64), context=setting.of(1024, 512)
     )
@@ -114,14 +114,21 @@ def run(setting: Setting) -> Result:
     generator = engine.load_generator(str(policy))
     within: dict[str, list[float]] = {}
     with stores(setting.work) as places:
-        sides = {PLAIN: plain(generator, prompts, config), SEEDED: plain(generator, prompts, config, seeded=True)}
+        sides = {
+            PLAIN: plain(generator, prompts, config),
+            SEEDED: plain(generator, prompts, config, seeded=True),
+            TOLD: plain(generator, prompts, config, seeded=True, logprobs=0, flat_logprobs=True),
+        }
         for name, location in places.items():
             within[name] = []
             sides[name] = staged(generator, prompts, policy, setting.work, location, config, within[name])
         few = read(setting, 1)
         staged(generator, few, policy, setting.work, str(setting.work / "store"), config, [])()  # loads what stays
         runs = turns(sides, setting.of(3, 1), before=generator.llm.reset_prefix_cache)
-    figures = [against(runs, SEEDED, PLAIN, "tokens a second of plain generate with seeds")]
+    figures = [
+        against(runs, SEEDED, PLAIN, f"tokens a second of {SEEDED}"),
+        against(runs, TOLD, SEEDED, "the same, with log-probabilities to without"),
+    ]
     for name, where in (("folder", "a folder"), ("S3", "S3")):
         if name in places:
             whole = [run["seconds"] for run in runs if run["side"] == name]

@@ -8,10 +8,30 @@ from bench import dpo, quick
 
 
 def test_the_limit_counts_padded_tokens_four_times_against_ours_three_times() -> None:
-    assert dpo.limit([(512, 256, 256)], checkpointing=True) == 8 * 768 / (3 * 1024) == 2
-    assert dpo.limit([(512, 256, 256)] * 3, checkpointing=False) == 1.5
+    layers = dpo.Work(layers=7)
+    for prompt, answer, limit in ((512, 128, 8 * 640 / (3 * 768)), (512, 256, 2), (256, 256, 16 / 9)):
+        sizes = [(prompt, answer, answer)] * 3
+        assert layers.padded(sizes, checkpointing=True) / layers.packed(sizes) == pytest.approx(limit)
+        assert layers.packed(sizes) == 1.5 * layers.packed(sizes, reference=False) == 3 * 7 * 3 * (prompt + 2 * answer)
     # 2 x (4 + 3) and 2 x (2 + 2) padded tokens; 4 + 3 + 1 and 2 + 1 + 2 of ours
-    assert dpo.limit([(4, 3, 1), (2, 1, 2)], checkpointing=True) == 4 * 22 / (3 * 13)
+    sizes = [(4, 3, 1), (2, 1, 2)]
+    assert layers.padded(sizes, checkpointing=False) / layers.packed(sizes) == 22 / 13
+
+
+@pytest.mark.parametrize(
+    ("part", "packed", "padded", "again"),
+    [
+        ({"adapters": 1}, 3 * (4 + 3 + 1), 3 * 2 * 7, 2 * 7),  # no adapter in the reference's pass
+        ({"vocabulary": 1}, 3 * (3 + 1), 3 * (3 + 1), 0),  # by the real answers alone, and not computed again
+        # half of every token with every other one, but not of one answer with the other
+        ({"attention": 2}, 4 * (16 + 2 * 4 * (3 + 1) + 9 + 1), 4 * 2 * 49, 2 * 49),
+    ],
+)
+def test_the_limit_by_hand(part: dict[str, int], packed: int, padded: int, again: int) -> None:
+    work, sizes = dpo.Work(layers=0, **part), [(4, 3, 1)]
+    assert work.packed(sizes) == packed
+    assert work.padded(sizes, checkpointing=False) == padded
+    assert work.padded(sizes, checkpointing=True) == padded + again
 
 
 @pytest.mark.engine
@@ -20,7 +40,8 @@ def test_all_sides_come_to_the_same_losses_and_memory_does_not_hold_the_logits(t
     for case in ("512/128", "about 512/256"):
         assert figures[f"{case}: largest difference of losses"] < 1e-5
         runs = detail[case]["runs"]
-        assert [(run["side"], run["amount"]) for run in runs] == [(side, 2) for side in ("ours", "released", "stock")]
+        sides = ["ours", "released", "stock", *(["sampled"] if case == dpo.SAMPLED else [])]
+        assert [(run["side"], run["amount"]) for run in runs] == [(side, 2) for side in sides]
         ratio = runs[1]["seconds"] / runs[0]["seconds"]
         assert figures[f"{case}: pairs a second"] == pytest.approx(ratio)
     # held, logits and their gradients would be 2 or more
