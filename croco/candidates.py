@@ -163,7 +163,7 @@ class Candidates:
             table = self.index.part.of(table)
             key = self.index.keys(table, "samples")
             here = _among(key, keys)
-            kept = table.filter(pa.array(here)).select(["text", *also])
+            kept = table.select(["text", *also]).filter(pa.array(here))
             return kept.add_column(0, "key", pa.array(key[here])).cast(schema)
 
         for table in scan(self.samples, "samples", [*KEY, "text", *also], wanted, "reading chosen texts"):

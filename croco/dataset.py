@@ -246,12 +246,22 @@ def parts(directories: Path | Iterable[Path], contract: str) -> Iterator[Path]:
 def read(directories: Path | Iterable[Path], contract: str, columns: Sequence[str] | None = None) -> pa.Table:
     """All rows of the datasets as one table; only `columns` if given, so that text need not be read to count.
 
-    Raises: FileNotFoundError, ValueError as `load_manifest`; ValueError for a wrong checksum.
+    Raises: FileNotFoundError, ValueError as `load_manifest`; ValueError for a wrong checksum, or a column that is not
+        there.
     """
     schema = rows.CONTRACTS[contract].schema
     wanted = pa.schema([schema.field(name) for name in columns]) if columns else schema
-    tables = [pq.read_table(path, columns=list(wanted.names)).cast(wanted) for path in parts(directories, contract)]
+    tables = [_columns(path, wanted, contract) for path in parts(directories, contract)]
     return pa.concat_tables(tables) if tables else wanted.empty_table()
+
+
+def _columns(path: Path, wanted: pa.Schema, contract: str) -> pa.Table:
+    if missing := sorted(set(wanted.names) - set(pq.read_schema(path).names)):
+        raise ValueError(
+            f"{path}: found no column {', '.join(missing)}; expected it in {contract}; it is of an older version: run "
+            f"`python -m croco {rows.CONTRACTS[contract].written_by}` again"
+        )
+    return pq.read_table(path, columns=list(wanted.names)).cast(wanted)
 
 
 def unique(table: pa.Table, contract: str, name: str = "") -> pa.Table:

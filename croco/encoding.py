@@ -26,7 +26,7 @@ COLUMNS = {
     "sft": ["prompt_id", "language", "prompt", "completion", "split"],
     "online": ["prompt_id", "language", "messages", "split"],
 }
-SAMPLED = ("chosen_ids", "rejected_ids", "chosen_logprob", "rejected_logprob")
+AS_SAMPLED = ("chosen_ids", "rejected_ids", "chosen_logprob", "rejected_logprob")
 """Columns of pairs that say what was sampled, and how likely it was."""
 REFERENCE = {"ref_chosen_logps": "chosen_logprob", "ref_rejected_logps": "rejected_logprob"}
 """TRL's name of a reference log-probability -> the pair's column."""
@@ -83,8 +83,9 @@ def encode(
     """Token ids of each row that can be trained on, as TRL takes them; the others are counted by reason.
 
     Pairs give prompt_ids, chosen_ids, rejected_ids; SFT rows give input_ids and labels, -100 on the prompt; prompts
-    give themselves, as PROMPT. Pairs with the columns SAMPLED give REFERENCE too: where both answers are as they were
-    sampled, their ids are those, and elsewhere log-probabilities are nan, still to be computed.
+    give themselves, as PROMPT. Pairs with the columns AS_SAMPLED give REFERENCE too: where both answers are as they
+    were sampled, their ids are those, whatever the template makes of the text; elsewhere log-probabilities are nan,
+    still to be computed.
     """
     if method == "online":
         yield from _prompts(data, tokenizer, max_length, tally)
@@ -114,12 +115,11 @@ def _completed(
     row: Mapping[str, Any], answers: list[str], tokenizer: Any
 ) -> tuple[tuple[list[int], ...] | None, dict[str, float]]:
     """(ids of prompt and completions as chat.completion_ids has them, or as they were sampled; REFERENCE)."""
-    if set(SAMPLED) <= set(row):
-        if all(row[name] is not None for name in SAMPLED):
-            ids = chat.prompt_ids(tokenizer, row["prompt"]), row["chosen_ids"], row["rejected_ids"]
-            return ids, {name: row[of] for name, of in REFERENCE.items()}
-        return chat.completion_ids(tokenizer, row["prompt"], *answers), dict.fromkeys(REFERENCE, math.nan)
-    return chat.completion_ids(tokenizer, row["prompt"], *answers), {}
+    if all(row.get(name) is not None for name in AS_SAMPLED):
+        ids = chat.prompt_ids(tokenizer, row["prompt"]), row["chosen_ids"], row["rejected_ids"]
+        return ids, {name: row[of] for name, of in REFERENCE.items()}
+    unknown = dict.fromkeys(REFERENCE, math.nan) if AS_SAMPLED[0] in row else {}
+    return chat.completion_ids(tokenizer, row["prompt"], *answers), unknown
 
 
 def _prompts(
@@ -166,7 +166,8 @@ def tokens_in(path: Path) -> int:
 def as_sampled(path: Path) -> int:
     """How many pairs of `path` have the log-probabilities that they were sampled with."""
     table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-    return int(pc.sum(pc.is_finite(table[next(iter(REFERENCE))])).as_py())
+    known = [pc.is_finite(table[name]) for name in REFERENCE]
+    return int(pc.sum(pc.and_(*known)).as_py())
 
 
 def write_splits(

@@ -17,7 +17,7 @@ from croco import chat
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one prompt is answered."""
+    """How one prompt is answered; part of the keys of stored verdicts and answers."""
 
     n: int = 1
     """Answers a prompt; one request, so the prompt is prefilled once. Answer i has seed `seed + i`."""
@@ -29,8 +29,6 @@ class Sampling:
     max_tokens: int = 4096
     """Tokens an answer may have; one that gets there, or to the end of the context, has finish_reason `length`."""
     seed: int | None = None
-    logprob: bool = False
-    """Whether to say how likely each answer was."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Completion:
     """As generated, end of turn included."""
     finish_reason: str
     logprob: float | None = None
-    """Log-probability of all `token_ids` after the prompt, in nats, whatever the temperature; None unless asked for."""
+    """Log-probability of all `token_ids` after the prompt, in nats, whatever the temperature; None unless wanted."""
 
 
 Generate = Callable[[Sequence[list[int]], Sequence[Sampling]], list[list[Completion]]]
@@ -56,18 +54,20 @@ Classify = Callable[[Sequence[list[int]]], list[float]]
 class Generator:
     """A loaded language model; a `Generate` that counts its tokens."""
 
-    def __init__(self, llm: Any, tokenizer: Any, gpus: int = 0) -> None:
-        """`gpus`: how many it occupies; 0 on a CPU."""
+    def __init__(self, llm: Any, tokenizer: Any, gpus: int = 0, *, logprob: bool = False) -> None:
+        """`gpus`: how many it occupies; 0 on a CPU. `logprob`: whether to say how likely each answer was, which takes
+        some 200 bytes a token until a call is done."""
         self.llm, self.tokenizer, self.gpus = llm, tokenizer, gpus
         self.max_model_len: int = llm.model_config.max_model_len
         self.tokens_in, self.tokens_out = 0, 0
+        self.also: dict[str, Any] = {"logprobs": 0, "flat_logprobs": True} if logprob else {}  # of drawn tokens alone
 
     def __call__(self, prompts: Sequence[list[int]], sampling: Sequence[Sampling]) -> list[list[Completion]]:
         from vllm import SamplingParams
 
         outputs = self.llm.generate(
             [{"prompt_token_ids": ids} for ids in prompts],
-            [SamplingParams(**_parameters(s)) for s in sampling],
+            [SamplingParams(**dataclasses.asdict(s), **self.also) for s in sampling],
             use_tqdm=_progress(),
         )
         completions = [[_completion(output) for output in request.outputs] for request in outputs]
@@ -107,12 +107,6 @@ def _completion(output: Any) -> Completion:
     return Completion(output.text, list(output.token_ids), output.finish_reason, output.cumulative_logprob)
 
 
-def _parameters(sampling: Sampling) -> dict[str, Any]:
-    """What vLLM calls them; of log-probabilities only the drawn tokens', and no object for each."""
-    given = dataclasses.asdict(sampling)
-    return given | ({"logprobs": 0, "flat_logprobs": True} if given.pop("logprob") else {})
-
-
 def _progress() -> Callable[..., Any]:
     """A progress bar that goes when its call is done: a stage that works by parts shows its own around it."""
     from tqdm import tqdm
@@ -121,11 +115,12 @@ def _progress() -> Callable[..., Any]:
 
 
 def load_generator(
-    model: str, revision: str | None = None, *, max_model_len: int | None = None, gpus: int = 1
+    model: str, revision: str | None = None, *, max_model_len: int | None = None, gpus: int = 1, logprob: bool = False
 ) -> Generator:
     """The language model of a local folder or hub id; `gpus` > 1 splits it over that many (tensor parallel)."""
     tokenizer = chat.load_tokenizer(model, revision)
-    return Generator(_llm(model, revision, max_model_len=max_model_len, gpus=gpus), tokenizer, gpus * on_gpus())
+    llm = _llm(model, revision, max_model_len=max_model_len, gpus=gpus)
+    return Generator(llm, tokenizer, gpus * on_gpus(), logprob=logprob)
 
 
 def load_classifier(

@@ -31,11 +31,16 @@ JOIN = 3600
 """Seconds that torchrun waits for all nodes, whose base model may take one longer to download (ours)."""
 
 
-def check(nodes: Nodes, model: str, store: str | None, processes: int | None) -> None:
+def check(nodes: Nodes, model: str, store: str | None, processes: int | None, precomputed: bool = False) -> None:
     """That nodes can have all they need.
 
-    Raises: ValueError for a store or a model that is on this machine alone, or processes that nodes do not have.
+    Raises: ValueError for a store or a model that is on this machine alone, processes that nodes do not have, or a
+        reference that is `precomputed`, which TRL hands from one process to the others in a file.
     """
+    if precomputed and nodes.nodes > 1:
+        raise ValueError(
+            f"precompute_reference: found it with {nodes.nodes} nodes; expected one, as they share no file"
+        )
     if processes not in (None, nodes.processes):
         raise ValueError(f"processes: found {processes}; expected none, or {nodes.processes}, the GPUs of all nodes")
     if not (store or "").startswith("s3://"):

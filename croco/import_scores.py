@@ -18,7 +18,7 @@ from croco import dataset, languages, rows
 from croco.sources import read_json
 from croco.writer import Writer
 
-VERSION = 1
+VERSION = 2
 FAILED = -999.0
 """What the released code writes where a score failed; such an answer has no row in `scores`."""
 UNREAD = 0.0

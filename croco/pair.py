@@ -10,7 +10,7 @@ ids, which stand for an answer only after the prompt that it was sampled for.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from croco.spill import Spill, parts, scratch
 from croco.writer import Writer
 
 VERSION = 2
-SAMPLED = ("token_ids", "logprob")
+AS_SAMPLED = ("token_ids", "logprob")
 """Columns of samples that go along with a text, where there are log-probabilities."""
 SMALL_POOL = 16
 """Below this many answers the rule all but becomes best against worst (simulated: P = .96 at 16, 1.0 at 8)."""
@@ -189,8 +189,7 @@ def work(
         candidates = Candidates(index, samples, scores, folder)
         selection, pools, answered = _select(candidates, tally, config)
         wanted = np.unique(np.r_[selection.chosen, selection.rejected])
-        kept = all(dataset.load_manifest(directory).config.get("logprob") for directory in samples)
-        found = candidates.texts(wanted, "texts", SAMPLED if kept else ())
+        found = candidates.texts(wanted, "texts", _carried(samples, writer))
         selection, pools, texts = settle(candidates, selection, pools, found, config)
         if config.rejected_target == "mean-2std" and len(selection.size) and np.median(selection.size) < SMALL_POOL:
             writer.warn(
@@ -263,12 +262,20 @@ def tabulate(index: Index, selection: Selection, prompts: pa.Table, texts: pa.Ta
     return pa.table(columns).select(CONTRACTS["pairs"].schema.names)
 
 
+def _carried(samples: list[Path], writer: Writer) -> Sequence[str]:
+    """AS_SAMPLED, where all samples have log-probabilities."""
+    told = [bool(dataset.load_manifest(directory).config.get("logprob")) for directory in samples]
+    if any(told) and not all(told):
+        writer.warn(f"{told.count(False)} of {len(told)} samples have no log-probabilities; no pair gets any")
+    return AS_SAMPLED if all(told) else ()
+
+
 def _as_sampled(keys: NDArray[np.int64], asked: NDArray[np.int64], texts: pa.Table) -> tuple[Any, Any]:
     """Token ids and log-probability of each answer; null where it was sampled for another prompt than `asked`."""
-    if not set(SAMPLED) <= set(texts.column_names):
-        return pa.nulls(len(keys), pa.list_(pa.int32())), pa.nulls(len(keys), pa.float64())
+    if not set(AS_SAMPLED) <= set(texts.column_names):
+        return pa.nulls(len(keys)), pa.nulls(len(keys))
     places = pa.array(np.searchsorted(texts["key"].to_numpy(), keys), mask=keys >> INDEX_BITS != asked)
-    ids, logprob = (texts[name].take(places) for name in SAMPLED)
+    ids, logprob = (texts[name].take(places) for name in AS_SAMPLED)
     return ids, logprob
 
 

@@ -156,8 +156,7 @@ def sample(
         seed = rows.seed_of(config.seed, prompt["prompt_id"], prompt["language"])
         asked.append((prompt, ids, seed))
     answers = generate(
-        [ids for _, ids, _ in asked],
-        [engine.Sampling(n=config.n, seed=seed, logprob=config.logprob, **decoding) for _, _, seed in asked],
+        [ids for _, ids, _ in asked], [engine.Sampling(n=config.n, seed=seed, **decoding) for _, _, seed in asked]
     )
     special = special_ids(tokenizer)
     identify = functools.cache(languages.identify)  # short answers repeat
@@ -228,7 +227,9 @@ def run(
     parts = split(table, config.shard_prompts, share)
 
     def load() -> engine.Generator:
-        return engine.load_generator(model, commit, max_model_len=config.max_model_len, gpus=config.gpus)
+        return engine.load_generator(
+            model, commit, max_model_len=config.max_model_len, gpus=config.gpus, logprob=config.logprob
+        )
 
     settings = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in ("gpus", "shard_prompts")

@@ -13,6 +13,7 @@ Source: the paper's DPO and SFT arms; src/dpo.py, src/sft.py, scripts/3.sft.sh, 
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -73,8 +74,8 @@ class TrainConfig(online.Variations):
     precompute_reference: bool = False
     """DPO: compute the base model's log-probabilities once, before training; faster where epochs > 1 (ours)."""
     sampled_reference: bool = False
-    """DPO: take them from `sample --logprob` instead, where an answer was sampled for its pair's prompt, and train on
-    the token ids it was sampled as; saves the base model's pass, and has the engine's rounding (ours)."""
+    """DPO: take them from `sample --logprob` instead, and train on the token ids that were sampled, where both answers
+    were sampled for the pair's prompt; saves the base model's pass, and has the engine's rounding (ours)."""
     packed: bool = True
     """DPO: compute a pair's prompt once for both answers, wherever that is the same (ours, croco/packed.py)."""
     gradient_checkpointing: bool = True
@@ -143,7 +144,7 @@ def run(
         raise ValueError(f"reward_revision: found {reward_revision} without a reward model; expected none")
     nodes = Nodes.of(trainjob) if trainjob else None
     if nodes:
-        handoff.check(nodes, model, store, config.processes)
+        handoff.check(nodes, model, store, config.processes, config.precompute_reference)
     identities = {"base": models.identity(model, revision)}
     encoding.check_policy(data, identities["base"], config.off_policy)
     if reward:
@@ -170,14 +171,7 @@ def run(
     tokenizer = chat.load_tokenizer(str(base))
     work.mkdir(exist_ok=True)
     not_packed = packed.obstacle(base, config)
-    also = encoding.SAMPLED if config.sampled_reference else ()
-    counts, numbers = encoding.write_splits(data, tokenizer, config.method, online.longest(config), work, also)
-    sampled = {split: encoding.as_sampled(work / f"{split}.arrow") for split in numbers if also}
-    if also and not sampled["train"]:
-        raise ValueError(
-            f"sampled_reference: found no pair with log-probabilities among {numbers['train']}; expected some; "
-            "sample with --logprob"
-        )
+    counts, numbers, sampled = _rows(writer, data, tokenizer, config, nodes.nodes if nodes else 1)
     identity = {
         "stage_version": VERSION,
         "config": {name: value for name, value in plain(config).items() if name not in NEUTRAL},
@@ -191,7 +185,7 @@ def run(
         "owner": os.getpid(),
         "base": str(base),
         "reward": reward and str(trainer.folder(reward, identities["reward"])),
-        "config": plain(config),
+        "config": plain(config) | {"sampled_reference": any(sampled.values())},
         "accumulation": accumulated,
         "gpu": gpu,
         "packed": not not_packed,
@@ -216,7 +210,7 @@ def run(
             **final,
             "processes": processes,
             "not_packed": not_packed,
-            **({"sampled_references": sampled} if also else {}),
+            **({"sampled_reference": sampled} if sampled else {}),
             "repeated_rows": encoding.repeated(numbers["train"], config, processes),
             "merged_sha256": models.digest_of(merged),
             "resumed_from": resumed,
@@ -227,6 +221,27 @@ def run(
         handoff.remove(writer.store, identity)
     shutil.rmtree(work)
     return manifest
+
+
+def _rows(
+    writer: Writer, data: list[Path], tokenizer: Any, config: TrainConfig, nodes: int
+) -> tuple[list[dataset.Count], dict[str, int], dict[str, int]]:
+    """Write the ids to train on; counts, rows by split, and for `sampled_reference` how many have theirs."""
+    write = functools.partial(
+        encoding.write_splits, data, tokenizer, config.method, online.longest(config), writer.out / trainer.CHECKPOINTS
+    )
+    if not config.sampled_reference:
+        return *write(), {}
+    counts, numbers = write(encoding.AS_SAMPLED)
+    sampled = {split: encoding.as_sampled(writer.out / trainer.CHECKPOINTS / f"{split}.arrow") for split in numbers}
+    if sampled["train"] and (nodes == 1 or sampled == numbers):
+        return counts, numbers, sampled
+    expected = "those of all on several nodes" if sampled["train"] else "some; sample with --logprob, pair by language"
+    writer.warn(
+        f"sampled_reference: found log-probabilities of {sampled} of {numbers} pairs; expected {expected}; the "
+        "reference model's are computed instead"
+    )
+    return *write(), dict.fromkeys(numbers, 0)
 
 
 def _here(writer: Writer, work: Path, job: dict[str, Any], processes: int) -> str | None:

@@ -154,7 +154,8 @@ def build(out: Path, job: Mapping[str, Any]) -> Any:
 def _references(dataset: Any, compute: Callable[[Any], Any]) -> Any:
     """The pairs with the reference model's log-probabilities: their own, and computed of those that have none.
 
-    TRL computes those of all pairs.
+    TRL 1.16 would compute those of all pairs. What it computes it passes on in a file beside the rows', so processes
+    that share no folder cannot.
     """
     import numpy as np
     from datasets import concatenate_datasets
@@ -162,7 +163,8 @@ def _references(dataset: Any, compute: Callable[[Any], Any]) -> Any:
     columns = list(encoding.REFERENCE)
     if not set(columns) <= set(dataset.column_names):
         return compute(dataset)
-    known = np.isfinite(dataset.select_columns(columns[:1]).with_format("numpy")[:][columns[0]])
+    found = dataset.select_columns(columns).with_format("numpy")[:]
+    known = np.isfinite([found[name] for name in columns]).all(axis=0)
     if known.all():
         return dataset
     has, lacks = np.flatnonzero(known), np.flatnonzero(~known)

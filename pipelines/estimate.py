@@ -95,7 +95,7 @@ def _stage(
         computed -= max(work["distinct"] - work["asked"], 0) * sampling.tokens_in.each
     elif stage == "train":
         computed -= work["trained"] * calibration.stages["sample"].tokens_in.each
-        computed *= PASSES if rates.gpus else PASSES - 1
+        computed *= (PASSES if rates.gpus else PASSES - 1) - settings.saved
     known = MODELS.get(settings.models[grows.model]) if grows.model else None
     weights = number * known.bytes if known else 0.0
     return Estimate(

@@ -219,7 +219,7 @@ def _score(engine: Engine, settings: Settings, shares: Shares) -> Rates:
 def _train(engine: Engine, settings: Settings, shares: Shares) -> Rates:
     """A pair's prompt is computed once (croco.packed), and counts for both answers."""
     answer, adapter = _answer(settings), ADAPTER * engine.model.parameters
-    seconds = engine.reads(PASSES * (PROMPT + 2 * answer), TRAINING)
+    seconds = engine.reads((PASSES - settings.saved) * (PROMPT + 2 * answer), TRAINING)
     rates = _each(seconds, 2 * (PROMPT + answer), read=(PROMPT + 2 * answer) * TEXT)
     checkpoint = CHECKPOINT * adapter
     kept = COPIES * (engine.model.bytes + WEIGHT * adapter)

@@ -32,6 +32,7 @@ class Settings:
     pool: str = "language"
     epochs: int = 1
     global_batch: int = 64
+    sampled_reference: bool = False
     benchmark_datasets: str | None = None
     benchmark_suite: str = "paper"
     benchmark_iterations: int = 3
@@ -54,6 +55,11 @@ class Settings:
     def of(cls, parameters: Mapping[str, Any]) -> "Settings":
         """Those of the pipeline's parameters that matter here; a run's other parameters cost nothing."""
         return cls(**{field.name: parameters[field.name] for field in fields(cls) if field.name in parameters})
+
+    @property
+    def saved(self) -> int:
+        """Passes of training that sampling has done: the reference's, where answers are to their own prompts."""
+        return int(self.sampled_reference and self.pool == "language")
 
     @property
     def models(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Datasets: contracts, the conservation law, and everything a reader refuses."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,15 @@ def test_rows_that_break_their_contract_are_refused(tmp_path: Path, row: dict[st
     writer = Writer(tmp_path / "out", "scores", stage="test", version=1, config={})
     with pytest.raises(ValueError, match=words):
         writer.add([row])
+
+
+def test_a_dataset_of_an_older_version_says_what_it_lacks(scores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contract = rows.CONTRACTS["scores"]
+    newer = contract.schema.append(pa.field("spread", pa.float32()))
+    monkeypatch.setitem(rows.CONTRACTS, "scores", dataclasses.replace(contract, schema=newer))
+    with pytest.raises(ValueError, match=r"part-.*found no column spread; expected it in scores; .* score` again"):
+        dataset.read(scores, "scores")
+    assert len(dataset.read(scores, "scores", ["reward"])) == dataset.load_manifest(scores).rows
 
 
 def test_surplus_columns_are_refused() -> None:

@@ -1,5 +1,6 @@
 """Engine: vLLM for real on tiny random models."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -34,6 +35,11 @@ def test_a_service_named_vllm_in_the_cluster_does_not_stop_the_engine(monkeypatc
     engine.settings(512)
 
     assert "VLLM_PORT" not in os.environ
+
+
+def test_keys_of_stored_answers_and_verdicts_are_as_they_were() -> None:
+    fields = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_tokens": 4096, "seed": None}
+    assert dataclasses.asdict(engine.Sampling()) == fields
 
 
 @pytest.mark.engine

@@ -257,6 +257,18 @@ def test_what_is_reckoned_says_so_and_grows_as_what_is_measured() -> None:
     assert found["arena"].gpu_hours == 2 * found["arena"].hours
 
 
+@pytest.mark.parametrize(("pool", "passes"), [("language", 3), ("all", 4)])
+def test_references_from_sampling_save_a_pass_where_answers_are_to_their_own_prompts(pool: str, passes: int) -> None:
+    settings = Settings(sampled_reference=True, pool=pool)
+    rates = reckoning.reckon(settings, PROFILES["gpu-80gb"])
+    once = reckoning.PROMPT + 2 * reckoning.ANSWER
+    assert rates.stages["train"].seconds.each == pytest.approx(2 * 9.15e9 * passes * once / (312e12 * 0.4))
+    found = by_stage(estimate(settings, rates))["train"]
+    assert found.computed == pytest.approx(
+        found.tokens_in / (2 * (reckoning.PROMPT + reckoning.ANSWER)) * passes * once
+    )
+
+
 def test_the_models_of_the_defaults_have_sizes() -> None:
     assert set(Settings().models.values()) <= set(reckoning.MODELS)
 

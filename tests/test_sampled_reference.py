@@ -1,13 +1,17 @@
 """Reference log-probabilities from sampling: by real vLLM, through pair, to TRL, which would compute the same."""
 
-import json
+import contextlib
 import math
+import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import tiny
+from test_pair import MANY, work
 from test_train import job_of
 
 from croco import chat, curves, dataset, encoding, pair, sample, train, trainer
@@ -28,8 +32,8 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write(out: Path, rows: list[dict[str, Any]]) -> Path:
-    writer = Writer(out, out.name, stage="test", version=1, config={})
+def write(out: Path, rows: list[dict[str, Any]], **config: Any) -> Path:
+    writer = Writer(out, out.name, stage="test", version=1, config=config)
     writer.add(rows)
     writer.finish([dataset.Count(out.name, "", len(rows), len(rows))])
     return out
@@ -42,7 +46,7 @@ def world(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = write(out / "prompts", [
         {"prompt_id": str(n), "language": code, "messages": [{"role": "user", "content": f"{n} in {code}"}],
          "split": "eval" if n == 5 else "train"}
-        for n in range(10) for code in LANGUAGES
+        for n in range(11) for code in LANGUAGES
     ])  # fmt: skip
     config = SampleConfig(**DECODING, logprob=True)
     sample.run(prompts=[prompts], model=str(policy), out=out / "samples", config=config)
@@ -99,45 +103,158 @@ def test_training_begins_at_ln_2_and_ends_as_with_the_references_pass(
     lines = [line for line in curves.read(tmp_path / "tuned" / "metrics.jsonl") if "loss" in line]
     assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert lines[-1]["loss"] != pytest.approx(math.log(2), abs=1e-3)
-    rows = {"train": dataset.read(world / pool, "pairs").to_pylist(), "eval": []}
-    for row in list(rows["train"]):
-        if row["split"] == "eval":
-            rows["train"].remove(row)
-            rows["eval"].append(row)
-    whole = {
-        split: sum(None not in (row["chosen_ids"], row["rejected_ids"]) for row in part) for split, part in rows.items()
+    rows = dataset.read(world / pool, "pairs").to_pylist()
+    assert tuned.metrics["sampled_reference"] == {
+        split: sum(row["split"] == split and None not in (row["chosen_ids"], row["rejected_ids"]) for row in rows)
+        for split in ("train", "eval")
     }
-    assert tuned.metrics["sampled_references"] == whole
-    assert (whole["train"] == len(rows["train"])) == (pool == "language")
+    known = sum(tuned.metrics["sampled_reference"].values())
+    assert known == len(rows) if pool == "language" else 0 < known < len(rows)
 
-    computed = losses(tmp_path / "computed", rows["train"], policy, lambda _: math.nan)
-    assert losses(tmp_path / "sampled", rows["train"], policy, lambda found: found) == pytest.approx(computed, abs=1e-5)
-    wrong = losses(tmp_path / "wrong", rows["train"], policy, lambda found: found + 1)
-    assert (wrong == pytest.approx(computed, abs=1e-5)) == (whole["train"] == 0)
+    computed = losses(tmp_path / "computed", rows, policy, lambda _: math.nan)
+    assert losses(tmp_path / "sampled", rows, policy, lambda found: found) == pytest.approx(computed, abs=1e-5)
+    assert losses(tmp_path / "wrong", rows, policy, lambda found: found + 1) != pytest.approx(computed, abs=1e-5)
 
 
 def losses(out: Path, rows: list[dict[str, Any]], policy: Path, reference: Callable[[float], float]) -> list[float]:
-    """Each step's loss, with `reference` of each chosen answer's log-probability; nan is computed."""
-    job = job_of(out, [], policy, **SMALL, sampled_reference=True)
-    ids = encoding.encode(rows, chat.load_tokenizer(str(policy)), "dpo", 4096, dataset.Tally("rows"))
-    changed = ({**row, "ref_chosen_logps": reference(row["ref_chosen_logps"])} for row in ids)
-    encoding.write(out / trainer.CHECKPOINTS / "train.arrow", changed)
+    """Each step's loss and the eval loss, with `reference` of each chosen answer's log-probability; nan is computed."""
+    job = {**job_of(out, [], policy, **SMALL, sampled_reference=True), "splits": ["train", "eval"]}
+    for split in job["splits"]:
+        part = [row for row in rows if row["split"] == split]
+        ids = encoding.encode(part, chat.load_tokenizer(str(policy)), "dpo", 4096, dataset.Tally("rows"))
+        changed = ({**row, "ref_chosen_logps": reference(row["ref_chosen_logps"])} for row in ids)
+        encoding.write(out / trainer.CHECKPOINTS / f"{split}.arrow", changed)
     made = trainer.build(out, job)
     made.train()
-    (out / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    return [line["loss"] for line in made.state.log_history if "loss" in line]
+    return [*(line["loss"] for line in made.state.log_history if "loss" in line), made.evaluate()["eval_loss"]]
 
 
 @pytest.mark.engine
-def test_without_log_probabilities_there_is_nothing_to_take(
-    policy: Path, dataset_of: Callable[..., Path], tmp_path: Path
+def test_two_processes_train_as_one_where_some_references_are_computed(
+    policy: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = []
+    for processes in (1, 2):
+        config = TrainConfig(**{**SMALL, "micro_batch": 1}, sampled_reference=True, processes=processes)
+        train.run(data=[world / "all"], model=str(policy), out=tmp_path / str(processes), config=config)
+        lines = curves.read(tmp_path / str(processes) / "metrics.jsonl")
+        found.append([line[name] for line in lines for name in ("loss", "eval_loss") if name in line])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("known", ["", "0", "1 2 5", "0 1 2 3 4 5 6"])
+def test_only_references_that_are_not_known_are_computed_and_rows_stay_in_order(known: str) -> None:
+    from datasets import Dataset
+
+    has = {int(place) for place in known.split()}
+    chosen = [float(-row) if row in has else math.nan for row in range(7)]
+    rejected = [-10.0 - row if row in has or row == 3 else math.nan for row in range(7)]
+    rows = Dataset.from_dict(
+        {"prompt_ids": [[row] for row in range(7)], "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+    )
+    asked: list[int] = []
+
+    def compute(lacking: Any) -> Any:
+        numbers = [row[0] for row in lacking["prompt_ids"]]
+        asked.extend(numbers)
+        assert lacking.column_names == ["prompt_ids"]
+        lacking = lacking.add_column("ref_rejected_logps", [-10.0 - row for row in numbers])
+        return lacking.add_column("ref_chosen_logps", [float(-row) for row in numbers])
+
+    found = trainer._references(rows, compute)
+    assert asked == [row for row in range(7) if row not in has]
+    assert found[:] == {
+        "prompt_ids": [[row] for row in range(7)],
+        "ref_chosen_logps": [float(-row) for row in range(7)],
+        "ref_rejected_logps": [-10.0 - row for row in range(7)],
+    }
+    bare = rows.remove_columns(["ref_chosen_logps", "ref_rejected_logps"])
+    assert trainer._references(bare, lambda given: [given]) == [bare]
+
+
+@pytest.mark.engine
+def test_what_cannot_be_taken_is_computed_and_said(
+    policy: Path, world: Path, dataset_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     from test_train import pair as row
 
-    data = [dataset_of("pairs", [row(number) for number in range(4)])]
-    config = TrainConfig(**SMALL, sampled_reference=True)
-    with pytest.raises(ValueError, match=r"found no pair with log-probabilities among 4; .* sample with --logprob"):
-        train.run(data=data, model=str(policy), out=tmp_path / "out", config=config)
+    data = [dataset_of("pairs", [row(number) for number in range(8)])]
+    digests = []
+    for asked, warned in [
+        (False, contextlib.nullcontext()),
+        (True, pytest.warns(match=r"found .*0.* of .*8.* pairs; .*--logprob")),
+    ]:
+        config = TrainConfig(**SMALL, sampled_reference=asked)
+        with warned:
+            digests.append(train.run(data=data, model=str(policy), out=tmp_path / f"{asked}", config=config).digest)
+    assert digests[0] == digests[1]
+    assert dataset.load_manifest(tmp_path / "True").metrics["sampled_reference"] == {"train": 0}
+
+    for nodes, warned in [
+        (1, contextlib.nullcontext()),
+        (2, pytest.warns(match="expected those of all on several nodes")),
+    ]:
+        writer = Writer(tmp_path / f"{nodes}", None, stage="train", version=1, config=config)
+        (writer.out / trainer.CHECKPOINTS).mkdir()
+        with warned:
+            *_, sampled = train._rows(writer, [world / "all"], chat.load_tokenizer(str(policy)), config, nodes)
+        with pa.ipc.open_stream(writer.out / trainer.CHECKPOINTS / "train.arrow") as stream:
+            assert ("ref_chosen_logps" in stream.schema.names) == bool(sampled["train"]) == (nodes == 1)
+
+
+@pytest.mark.parametrize("source", ["chosen", "rejected", "random"])
+@pytest.mark.parametrize("pool", ["language", "all"])
+def test_whatever_pool_and_slabs_a_pair_has_its_own_samples_ids(pool: str, source: str, tmp_path: Path) -> None:
+    """Of four answers with two texts, chosen and rejected are often the same at first, and chosen again."""
+    rng = random.Random(0)
+    keys = [(str(prompt), code, index) for prompt in range(40) for code in LANGUAGES for index in range(4)]
+    rng.shuffle(keys)
+    names = ("prompt_id", "language", "sample_index")
+    samples = [
+        dict(zip(names, key, strict=True))
+        | {"text": f"{key[2] % 2}", "token_ids": [number, 7], "finish_reason": "stop", "seed": 0, "logprob": -number}
+        for number, key in enumerate(keys)
+    ]
+    prompts = [
+        {"prompt_id": str(prompt), "language": code, "messages": [{"role": "user", "content": code}], "split": "train"}
+        for prompt in range(40)
+        for code in LANGUAGES
+    ]
+    scores = [{name: row[name] for name in names} | {"reward": rng.choice([0.0, 1.0, 2.0])} for row in samples]
+    inputs = {
+        "prompts": [write(tmp_path / "prompts", prompts)],
+        "samples": [write(tmp_path / "samples", samples, logprob=True)],
+        "scores": [write(tmp_path / "scores", scores)],
+    }
+    with warnings.catch_warnings(action="ignore"):  # pools are small
+        work(inputs, tmp_path / "pairs", PairConfig(pool=pool, prompt_source=source), MANY)
+    number, own = {key: number for number, key in enumerate(keys)}, 0
+    rows = dataset.read(tmp_path / "pairs", "pairs").to_pylist()
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            at = number[row["prompt_id"], row[f"{side}_language"], row[f"{side}_index"]]
+            mine = row[f"{side}_language"] == row["prompt_language"]
+            assert (row[f"{side}_ids"], row[f"{side}_logprob"]) == (([at, 7], -at) if mine else (None, None))
+            own += mine
+    assert len(rows) > 30 and (own == 2 * len(rows) if pool == "language" else 0 < own < 2 * len(rows))
+
+
+def test_samples_of_which_some_have_no_log_probabilities_give_none_and_say_so(tmp_path: Path) -> None:
+    key = {"prompt_id": "a", "language": "da", "finish_reason": "stop", "seed": 0, "token_ids": [1]}
+    parts = [
+        write(tmp_path / str(number) / "samples", [{**key, "sample_index": number, "text": str(number)}], **config)
+        for number, config in enumerate([{}, {"logprob": True}])
+    ]
+    scores = [{"prompt_id": "a", "language": "da", "sample_index": number, "reward": number} for number in range(2)]
+    turns = [{"role": "user", "content": "hi"}]
+    prompts = [{"prompt_id": "a", "language": "da", "messages": turns, "split": "train"}]
+    given = {"prompts": [write(tmp_path / "prompts", prompts)], "scores": [write(tmp_path / "scores", scores)]}
+    with pytest.warns(UserWarning) as found:
+        pair.run(**given, samples=parts, out=tmp_path / "pairs")
+    assert "1 of 2 samples have no log-probabilities; no pair gets any" in str(found[0].message)
+    [row] = dataset.read(tmp_path / "pairs", "pairs").to_pylist()
+    assert (row["chosen_ids"], row["chosen_logprob"]) == (None, None)
 
 
 @pytest.mark.parametrize("knobs", [{"method": "sft"}, {"method": "online"}, {"off_policy": True}])

@@ -547,6 +547,10 @@ def nodes(**other: Any) -> dict[str, Any]:
         ({"trainjob": nodes(models="")}, "policy: found a folder that other nodes do not have; .*not asked for"),
         ({"model": "/elsewhere/policy"}, "/elsewhere/policy: found a folder .*mounted at "),
         ({"config": TrainConfig(processes=3)}, "processes: found 3; expected none, or 2, the GPUs of all nodes"),
+        (
+            {"config": TrainConfig(precompute_reference=True)},
+            "precompute_reference: found it with 2 nodes; expected one",
+        ),
     ],
 )
 def test_what_nodes_could_not_have_is_refused_before_anything_is_done(

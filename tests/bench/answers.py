@@ -111,6 +111,7 @@ def _shard(names: Sequence[str], language: str, samples: int, words: Words, ids:
         "finish_reason": pa.array(["stop", "length"]).take((rng.random(number) < 0.03)[again].astype(int)),
         "seed": rng.integers(2**31, size=number),
         "identified": pa.array([language, "en", None]).take((rng.random(number) < 0.02)[again].astype(int)),
+        "logprob": pa.nulls(number, pa.float64()),
     }
     content = words.texts(rng.integers(100, 1500, asked))
     turns = pa.StructArray.from_arrays([pa.array(["user"] * asked), content], ["role", "content"])

@@ -71,7 +71,7 @@ class Result:
 def turns(
     sides: Mapping[str, Side], rounds: int, *, before: Callable[[], object] = lambda: None
 ) -> list[dict[str, Any]]:
-    """A row for each run of each side: round, side, amount, seconds, and CPU seconds of all threads.
+    """A row for each run of each side: round, side, amount, seconds, and CPU seconds of all threads, of all it did.
 
     The sides take turns, each round in another order, so that what else the machine does falls on all of them.
     `before` is called before each run, outside its time.

@@ -30,10 +30,11 @@ def sampled(setting: Setting, dtype: str) -> tuple[Answers, Generator]:
     generator = Generator(
         drawn.llm(policy, dtype=dtype, max_model_len=CONTEXT, **engine.settings(CONTEXT)),
         chat.load_tokenizer(str(policy)),
+        logprob=True,
     )
     lines = [row for _, row in read_json(setting.toy / "instructions.jsonl")][: setting.of(64, 4)]
     prompts = [chat.prompt_ids(generator.tokenizer, line["messages"][:1]) for line in lines]
-    asked = Sampling(n=setting.of(16, 4), temperature=0.7, max_tokens=LONGEST, seed=0, logprob=True)
+    asked = Sampling(n=setting.of(16, 4), temperature=0.7, max_tokens=LONGEST, seed=0)
     found = generator(prompts, [asked] * len(prompts))
     return [(ids, answer) for ids, answers in zip(prompts, found, strict=True) for answer in answers], generator
 
@@ -65,7 +66,8 @@ def run(setting: Setting) -> Result:
     for dtype in DTYPES:
         answers, generator = sampled(setting, dtype)
         kept.append(generator)
-        told, passed = [answer.logprob or 0.0 for _, answer in answers], computed(setting, answers, dtype)
+        told = [answer.logprob for _, answer in answers if answer.logprob is not None]
+        passed = computed(setting, answers, dtype)
         apart(f"{dtype}: an answer's log-probability, sampling to the reference's pass", told, passed)
         if dtype != DTYPES[0]:
             exact = computed(setting, answers, DTYPES[0])

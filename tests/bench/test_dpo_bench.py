@@ -35,6 +35,19 @@ def test_the_limit_by_hand(part: dict[str, int], packed: int, padded: int, again
 
 
 @pytest.mark.engine
+def test_a_models_work_by_hand(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(dpo.policy(tmp_path / "policy", 2, 128))
+    tuned = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    # width 128, of keys and values 64; feed-forward 384
+    layer = 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384
+    adapter = 16 * (2 * 256 + 2 * 192 + 3 * 512)
+    assert dpo.Work.of(tuned) == dpo.Work(2 * layer, 2 * adapter, 128 * dpo.VOCABULARY, 2 * 2 * 128)
+
+
+@pytest.mark.engine
 def test_all_sides_come_to_the_same_losses_and_memory_does_not_hold_the_logits(tmp_path: Path) -> None:
     figures, detail = quick.run("dpo", tmp_path)
     for case in ("512/128", "about 512/256"):
@@ -44,5 +57,9 @@ def test_all_sides_come_to_the_same_losses_and_memory_does_not_hold_the_logits(t
         assert [(run["side"], run["amount"]) for run in runs] == [(side, 2) for side in sides]
         ratio = runs[1]["seconds"] / runs[0]["seconds"]
         assert figures[f"{case}: pairs a second"] == pytest.approx(ratio)
+    sampled = {run["side"]: run["seconds"] for run in detail[dpo.SAMPLED]["runs"]}
+    assert figures[f"{dpo.SAMPLED}: reference from sampling, to ours"] == pytest.approx(
+        sampled["ours"] / sampled["sampled"]
+    )
     # held, logits and their gradients would be 2 or more
     assert figures["what a vocabulary of 131,072 for 32,768 adds to the peak"] < 0.01
