@@ -77,7 +77,7 @@ study: toy  ## every arm of the paper's comparison on the toy world; prints the 
 	$(BIN)/python -m pipelines run --pipeline study --config $(CONFIG) --toy $(TOY) --jobs $(JOBS) $(if $(OUT),--out $(OUT))
 
 test: lint toy $(OBJECTSTORE)/installed $(LINT)/installed $(ALPACA)/installed  ## every test, with real vLLM, TRL, EuroEval and kfp.local
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-fast: install $(OBJECTSTORE)/installed $(LINT)/installed $(ALPACA)/installed  ## the tests that need no engine
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not engine and not browser"
