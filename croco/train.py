@@ -74,8 +74,8 @@ class TrainConfig(online.Variations):
     precompute_reference: bool = False
     """DPO: compute the base model's log-probabilities once, before training; faster where epochs > 1 (ours)."""
     sampled_reference: bool = False
-    """DPO: take them from `sample --logprob` instead, and train on the token ids that were sampled, where both answers
-    were sampled for the pair's prompt; saves the base model's pass, and has the engine's rounding (ours)."""
+    """DPO: take the base model's log-probabilities from `sample --logprob`, and train on the token ids that were
+    sampled, where both answers were sampled for the pair's prompt; saves its pass, has the engine's rounding (ours)."""
     packed: bool = True
     """DPO: compute a pair's prompt once for both answers, wherever that is the same (ours, croco/packed.py)."""
     gradient_checkpointing: bool = True
