@@ -227,13 +227,12 @@ def _rows(
     writer: Writer, data: list[Path], tokenizer: Any, config: TrainConfig, nodes: int
 ) -> tuple[list[dataset.Count], dict[str, int], dict[str, int]]:
     """Write the ids to train on; counts, rows by split, and for `sampled_reference` how many have theirs."""
-    write = functools.partial(
-        encoding.write_splits, data, tokenizer, config.method, online.longest(config), writer.out / trainer.CHECKPOINTS
-    )
+    work = writer.out / trainer.CHECKPOINTS
+    write = functools.partial(encoding.write_splits, data, tokenizer, config.method, online.longest(config), work)
     if not config.sampled_reference:
         return *write(), {}
     counts, numbers = write(encoding.AS_SAMPLED)
-    sampled = {split: encoding.as_sampled(writer.out / trainer.CHECKPOINTS / f"{split}.arrow") for split in numbers}
+    sampled = {split: encoding.as_sampled(work / f"{split}.arrow") for split in numbers}
     if sampled["train"] and (nodes == 1 or sampled == numbers):
         return counts, numbers, sampled
     expected = "those of all on several nodes" if sampled["train"] else "some; sample with --logprob, pair by language"

@@ -14,7 +14,7 @@ import tiny
 from test_pair import MANY, work
 from test_train import job_of
 
-from croco import chat, curves, dataset, encoding, pair, sample, train, trainer
+from croco import chat, curves, dataset, encoding, likelihood, pair, sample, train, trainer
 from croco.pair import PairConfig
 from croco.sample import SampleConfig
 from croco.train import TrainConfig
@@ -60,17 +60,6 @@ def world(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def likelihood(policy: Path, prompt: list[int], answer: list[int]) -> float:
-    """The sum of an answer's log-probabilities by a plain forward of transformers, in nats."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(policy)
-    with torch.inference_mode():
-        found = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
-    return sum(float(found[len(prompt) + at - 1, token]) for at, token in enumerate(answer))
-
-
 @pytest.mark.engine
 def test_pairs_have_what_was_sampled_where_it_was_for_their_prompt(policy: Path, world: Path) -> None:
     tokenizer = chat.load_tokenizer(str(policy))
@@ -89,8 +78,9 @@ def test_pairs_have_what_was_sampled_where_it_was_for_their_prompt(policy: Path,
                 assert found == (answer["text"], *kept)
     assert all(own["language"]) and 0 < sum(own["all"]) < len(own["all"])
     row = dataset.read(world / "language", "pairs").to_pylist()[0]
-    by_hand = likelihood(policy, chat.prompt_ids(tokenizer, row["prompt"]), row["chosen_ids"])
-    assert row["chosen_logprob"] == pytest.approx(by_hand, abs=1e-4) and by_hand < -10
+    text = chat.prompt_ids(tokenizer, row["prompt"]), row["chosen_ids"]
+    [(computed, _)] = likelihood.load(str(policy), max_tokens=400)([text])
+    assert row["chosen_logprob"] == pytest.approx(computed, abs=1e-4) and computed < -10
 
 
 @pytest.mark.engine
@@ -174,33 +164,31 @@ def test_only_references_that_are_not_known_are_computed_and_rows_stay_in_order(
 
 
 @pytest.mark.engine
-def test_what_cannot_be_taken_is_computed_and_said(
-    policy: Path, world: Path, dataset_of: Callable[..., Path], tmp_path: Path
+def test_without_log_probabilities_references_are_computed_and_that_is_said(
+    policy: Path, dataset_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     from test_train import pair as row
 
-    data = [dataset_of("pairs", [row(number) for number in range(8)])]
-    digests = []
-    for asked, warned in [
-        (False, contextlib.nullcontext()),
-        (True, pytest.warns(match=r"found .*0.* of .*8.* pairs; .*--logprob")),
-    ]:
-        config = TrainConfig(**SMALL, sampled_reference=asked)
-        with warned:
-            digests.append(train.run(data=data, model=str(policy), out=tmp_path / f"{asked}", config=config).digest)
-    assert digests[0] == digests[1]
-    assert dataset.load_manifest(tmp_path / "True").metrics["sampled_reference"] == {"train": 0}
+    given: dict[str, Any] = {"data": [dataset_of("pairs", [row(number) for number in range(8)])], "model": str(policy)}
+    plain = train.run(**given, out=tmp_path / "plain", config=TrainConfig(**SMALL))
+    with pytest.warns(match=r"found .*0.* of .*8.* pairs; .*--logprob"):
+        asked = train.run(**given, out=tmp_path / "asked", config=TrainConfig(**SMALL, sampled_reference=True))
+    assert asked.digest == plain.digest
+    assert asked.metrics["sampled_reference"] == {"train": 0}
 
-    for nodes, warned in [
-        (1, contextlib.nullcontext()),
-        (2, pytest.warns(match="expected those of all on several nodes")),
-    ]:
-        writer = Writer(tmp_path / f"{nodes}", None, stage="train", version=1, config=config)
-        (writer.out / trainer.CHECKPOINTS).mkdir()
-        with warned:
-            *_, sampled = train._rows(writer, [world / "all"], chat.load_tokenizer(str(policy)), config, nodes)
-        with pa.ipc.open_stream(writer.out / trainer.CHECKPOINTS / "train.arrow") as stream:
-            assert ("ref_chosen_logps" in stream.schema.names) == bool(sampled["train"]) == (nodes == 1)
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("pool", "nodes", "taken"), [("all", 1, True), ("all", 2, False), ("language", 2, True)])
+def test_several_nodes_take_references_of_all_pairs_or_none(
+    pool: str, nodes: int, taken: bool, policy: Path, world: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(**SMALL, sampled_reference=True)
+    writer = Writer(tmp_path / "out", None, stage="train", version=1, config=config)
+    (writer.out / trainer.CHECKPOINTS).mkdir()
+    with contextlib.nullcontext() if taken else pytest.warns(match="expected those of all on several nodes"):
+        *_, sampled = train._rows(writer, [world / pool], chat.load_tokenizer(str(policy)), config, nodes)
+    with pa.ipc.open_stream(writer.out / trainer.CHECKPOINTS / "train.arrow") as stream:
+        assert ("ref_chosen_logps" in stream.schema.names) == bool(sampled["train"]) == taken
 
 
 @pytest.mark.parametrize("source", ["chosen", "rejected", "random"])
