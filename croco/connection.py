@@ -108,7 +108,7 @@ class Trying:
         if left <= 0:
             raise ConnectionError(
                 f"{self.where}: found {found}, {self.tries + 1} times in {self.patience.deadline:g} s; expected an "
-                "object store that answers; is this its endpoint (AWS_ENDPOINT_URL_S3), and is it up?"
+                "object store that answers; is this its endpoint (AWS_ENDPOINT_URL_S3), is it up, and has it room?"
             )
         longest = min(self.patience.first_pause * 2**self.tries, self.patience.longest_pause)
         time.sleep(min(random.uniform(0, longest), left))

@@ -31,13 +31,17 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Where it serves S3, on loopback; the test chooses its ports, folder and keys."""
+    """Where it serves S3, on loopback; the test chooses its ports, folder, keys and how full its disk may be."""
     [item] = of_kind("gpu-generic", "StatefulSet")
     [container] = item["spec"]["template"]["spec"]["containers"]
     assert container["image"].endswith(":" + tool("weed", "version").split()[2])
     data = tmp_path_factory.mktemp("seaweedfs")
     ports = {part: free_port() for part in PARTS}
-    given = [one.replace("/data", str(data)).replace("0.0.0.0", "127.0.0.1") for one in container["args"]]
+    ours = {"/data": str(data), "0.0.0.0": "127.0.0.1", "minFreeSpace=5": "minFreeSpace=256MiB"}
+    given = container["args"]
+    for theirs, own in ours.items():
+        assert any(theirs in one for one in given), f"{theirs}: not in {given}"
+        given = [one.replace(theirs, own) for one in given]
     secrets = {one["name"]: KEY for one in container["env"] if "valueFrom" in one}
     environment = os.environ | {"PATH": f"{TOOLS}:{os.environ['PATH']}"} | secrets
     startup = container["startupProbe"]
