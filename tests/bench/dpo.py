@@ -8,7 +8,7 @@ checkpointing off; computing the reference's log-probabilities before the first 
 trainer.build as `train` calls it, and once more with the reference's log-probabilities ready, as `sample` keeps them.
 In all sides' time are the steps of TRL's `train()`, from the beginning of the first to the end of the last. What it
 does once is not, a look at every object of the process and a checkpoint: .4 s on all sides, nothing in hours of
-training, and a fifteenth of an epoch of ten pairs.
+training, and a tenth of an epoch of six pairs.
 
 The model has EuroLLM-9B's proportions: width to heads, groups and the feed-forward, and the share of the weights that
 the vocabulary has. Adapters begin with weights of their own, so that losses differ from ln 2.
@@ -243,7 +243,7 @@ def run(setting: Setting) -> Result:
 
 def _run(setting: Setting) -> Result:
     base = policy(setting.work / "policy", setting.of(4, 2), setting.of(512, 128))
-    number, figures, detail = setting.of(10, 2), [], {}
+    number, figures, detail = setting.of(6, 2), [], {}
     cases = {f"{prompt}/{answer}": [(prompt, answer, answer)] * number for prompt, answer in FIXED}
     cases["about 512/256"] = varying(number)
     for case in [*cases][:: setting.of(1, 3)]:
@@ -288,7 +288,7 @@ def _compared(
     if sampled:
         made["sampled"] = started(ours(base, data, work / "sampled", sampled=True))
     losses: dict[str, list[float]] = {name: [] for name in made}
-    runs = turns({name: epoch(each, losses[name]) for name, each in made.items()}, setting.of(3, 1))
+    runs = turns({name: epoch(each, losses[name]) for name, each in made.items()}, setting.of(5, 1))
     steps = len(losses["ours"]) // len([run for run in runs if run["side"] == "ours"])  # later epochs go on from them
     apart = max(abs(losses["ours"][step] - losses["released"][step]) for step in range(steps))
     return apart, runs, Work.of(made["ours"].model)

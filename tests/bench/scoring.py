@@ -181,7 +181,7 @@ def run(setting: Setting) -> Result:
     asked, samples = answered(setting.of(16, 4), setting.of(64, 16))
     shuffled = random.Random(1).sample(samples, len(samples))
     found = {
-        "speed": measure(setting.work / "speed", wide, answered(4, setting.of(64, 16)), ROOM, setting.of(3, 2)),
+        "speed": measure(setting.work / "speed", wide, answered(4, setting.of(64, 16)), ROOM, setting.of(4, 2)),
         "enough": measure(setting.work / "enough", narrow, (asked, samples), ROOM, 1),
         "short": measure(setting.work / "short", narrow, (asked, shuffled), SHORT, 1),
     }
