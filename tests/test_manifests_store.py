@@ -37,17 +37,14 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     assert container["image"].endswith(":" + tool("weed", "version").split()[2])
     data = tmp_path_factory.mktemp("seaweedfs")
     ports = {part: free_port() for part in PARTS}
-    ours = {"/data": str(data), "0.0.0.0": "127.0.0.1", "minFreeSpace=5": "minFreeSpace=256MiB"}
-    given = container["args"]
-    for theirs, own in ours.items():
-        assert any(theirs in one for one in given), f"{theirs}: not in {given}"
-        given = [one.replace(theirs, own) for one in given]
+    given = [one.replace("/data", str(data)).replace("0.0.0.0", "127.0.0.1") for one in container["args"]]
     secrets = {one["name"]: KEY for one in container["env"] if "valueFrom" in one}
     environment = os.environ | {"PATH": f"{TOOLS}:{os.environ['PATH']}"} | secrets
     startup = container["startupProbe"]
     probe = ["timeout", str(startup["timeoutSeconds"]), *startup["exec"]["command"]]
     probe = [one.replace("9333", str(ports["master"])) for one in probe]
-    program = ["weed", *given, *(f"-{part}.port={number}" for part, number in ports.items())]
+    own = [f"-{part}.port={number}" for part, number in ports.items()]
+    program = ["weed", *given, *own, "-volume.minFreeSpace=256MiB"]
     with (data / "log").open("w") as log, subprocess.Popen(program, env=environment, stdout=log, stderr=log) as server:
         try:
             deadline = time.monotonic() + 120

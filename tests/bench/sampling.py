@@ -31,23 +31,25 @@ import objectstore
 
 from bench import drawn
 from bench.measuring import Result, Setting, Side, against, spread, turns
-from croco import chat, dataset, engine, prepare, sample
+from croco import chat, dataset, engine, prepare, rows, sample
 from croco.engine import Generator
 from croco.prepare import PrepareConfig
 from croco.sample import SampleConfig
 
-PLAIN, TOLD = "plain generate", "plain generate with log-probabilities"
+PLAIN, TOLD = "plain generate", "plain generate with seeds and log-probabilities"
 
 
-def plain(generator: Generator, prompts: Path, config: SampleConfig, **also: Any) -> Side:
-    """One call of `LLM.generate` for all prompts; `also`: how."""
+def plain(generator: Generator, prompts: Path, config: SampleConfig, *, seeded: bool = False, **also: Any) -> Side:
+    """One call of `LLM.generate` for all prompts, or with the seed that `sample` gives each; `also`: how."""
     from vllm import SamplingParams
 
     decoding = {name: getattr(config, name) for name in sample.DECODED}
     table = dataset.read(prompts, "prompts", ["prompt_id", "language", "messages"])
     asked = table.sort_by([("language", "ascending"), ("prompt_id", "ascending")]).to_pylist()
     ids = [{"prompt_token_ids": chat.prompt_ids(generator.tokenizer, prompt["messages"])} for prompt in asked]
-    sampling = SamplingParams(n=config.n, **decoding, **also)
+    named = [rows.seed_of(config.seed, prompt["prompt_id"], prompt["language"]) for prompt in asked]
+    seeds = named if seeded else [None] * len(asked)
+    sampling = [SamplingParams(n=config.n, seed=seed, **decoding, **also) for seed in seeds]
 
     def call() -> float:
         outputs = generator.llm.generate(ids, sampling, use_tqdm=False)
@@ -116,7 +118,7 @@ def run(setting: Setting) -> Result:
     with stores(setting.work) as places:
         sides = {
             PLAIN: plain(generator, prompts, config),
-            TOLD: plain(generator, prompts, config, logprobs=0, flat_logprobs=True),
+            TOLD: plain(generator, prompts, config, seeded=True, logprobs=0, flat_logprobs=True),
         }
         for name, location in places.items():
             within[name] = []

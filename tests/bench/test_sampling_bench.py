@@ -20,7 +20,7 @@ def test_every_side_answers_the_same_prompts_in_every_round(tmp_path: Path) -> N
 
     assert [row["side"] for row in found.detail["runs"]] == [sampling.PLAIN, sampling.TOLD, "folder", "S3"]
     amounts = {row["side"]: row["amount"] for row in found.detail["runs"]}
-    assert amounts["folder"] == amounts["S3"]
+    assert amounts["folder"] == amounts["S3"] == amounts[sampling.TOLD]
     assert all(0 < amount <= 4 * 64 * 40 for amount in amounts.values())
     figures = [(figure.unit, figure.at_least) for figure in found.figures]
     assert figures == [("x reference", None), *[("x reference", 0.97), ("share", 0.97)] * 2]
