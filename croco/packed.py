@@ -7,7 +7,7 @@ back to where TRL looks for them, so log-probabilities, loss and metrics stay it
 for rounding: of P + 2C tokens instead of 2(P + C), for a prompt of P and answers of C.
 
 Attention needs no mask of its own on a GPU, where flash kernels have the lower-right causal one (not run there yet); on
-a CPU, torch writes out one of C x (P + C).
+a CPU, one of C x (P + C) is written out, once for all layers.
 
 Source: prefix sharing for DPO, arXiv 2410.20305.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
     from croco.train import TrainConfig
 
@@ -60,8 +60,10 @@ def install(model: Any) -> None:
     @wraps(layers)
     def forward(input_ids: "Tensor", attention_mask: "Tensor", **options: Any) -> Any:
         ids, positions, places, lengths = pack(input_ids, attention_mask)
-        output = layers(input_ids=ids, position_ids=positions, pairs=lengths, **options)
-        output.last_hidden_state = output.last_hidden_state[0, places]
+        masks = [_mask(common, rejected, ids.device) for common, _chosen, rejected in lengths]
+        output = layers(input_ids=ids, position_ids=positions, pairs=lengths, masks=masks, **options)
+        states = output.last_hidden_state[0].index_select(0, places.flatten())  # faster backward than [0, places]
+        output.last_hidden_state = states.view(*places.shape, -1)
         return output
 
     model.base_model.forward = forward
@@ -134,6 +136,16 @@ def pack(
     return ids[kept][None], time.expand_as(ids)[kept][None], places, lengths
 
 
+def _mask(common: int, rejected: int, device: "device") -> "Tensor":
+    """What the rest of rejected sees of the beginning and itself: [rejected, common + rejected]."""
+    import torch
+    from torch.nn.attention.bias import causal_lower_right
+
+    if device.type == "cuda":
+        return causal_lower_right(rejected, common + rejected)
+    return torch.ones(rejected, common + rejected, dtype=torch.bool, device=device).tril(common)
+
+
 def _attention(
     module: Any,
     query: "Tensor",
@@ -142,22 +154,22 @@ def _attention(
     attention_mask: None,
     *,
     pairs: list[tuple[int, int, int]],
+    masks: list["Tensor"],
     scaling: float,
     **_: Any,
 ) -> tuple["Tensor", None]:
     """Attention over packed pairs: query [1, heads, packed, width] -> [1, packed, heads, width]."""
     import torch
-    from torch.nn.attention.bias import causal_lower_right
     from torch.nn.functional import scaled_dot_product_attention
 
     attend: Any = partial(scaled_dot_product_attention, scale=scaling, enable_gqa=True)
     found = []
     sizes = [size for common, chosen, rejected in pairs for size in (common + chosen, rejected)]
     q, k, v = (each.split(sizes, dim=2) for each in (query, key, value))
-    for number, (common, _chosen, rejected) in enumerate(pairs):
+    for number, ((common, _chosen, rejected), mask) in enumerate(zip(pairs, masks, strict=True)):
         first, rest = 2 * number, 2 * number + 1
         found.append(attend(q[first], k[first], v[first], is_causal=True))
         if rejected:
             seen = (torch.cat([each[first][:, :, :common], each[rest]], dim=2) for each in (k, v))
-            found.append(attend(q[rest], *seen, attn_mask=causal_lower_right(rejected, common + rejected)))
+            found.append(attend(q[rest], *seen, attn_mask=mask))
     return torch.cat([each.transpose(1, 2) for each in found], dim=1), None
