@@ -82,7 +82,8 @@ def run(
         verdicts: The judge's verdicts on the tuned model's answers against the base's.
         training: What `train` wrote, with or without the weights: results must be of the model it made.
         out: Directory to write.
-        name: Line of models whose last promoted one it must not fall behind; without it only the base is looked at.
+        name: Line of models whose last promoted one it must not fall behind, or, where that is this very model, the one
+            before; without it only the base is looked at.
         store: Where promoted models are, and finished work is kept and looked for: s3://bucket/prefix or a folder.
     """
     if name:
@@ -93,7 +94,10 @@ def run(
     base = Evidence(benchmarks_base, answers_base)
     inputs = [benchmarks_base, benchmarks_tuned, answers_base, answers_tuned, verdicts]
     released = open_store(store) if name and store else None
+    models = tuned.models(base)
     last = release.last(released, name) if released and name else None
+    if last and released and last.sha256 == models["tuned"].get("sha256"):
+        last = release.before(released, last)  # a run that is repeated is decided as it was
     writer = Writer(
         out,
         None,
@@ -101,7 +105,7 @@ def run(
         version=VERSION,
         config=config,
         inputs=[*inputs, *([training] if training else [])],
-        models={**tuned.models(base), **({"last": {"sha256": last.sha256}} if last else {})},
+        models={**models, **({"last": {"sha256": last.sha256}} if last else {})},
         store=store,
         also=name,
     )

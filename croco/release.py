@@ -68,12 +68,19 @@ def version_of(sha256: str) -> str:
 def last(store: Store, name: str) -> Release | None:
     """The release that was promoted last. Raises: ValueError where the store's records do not fit together."""
     alias = store.read(f"aliases/{check_name(name)}.json")
-    if alias is None:
-        return None
-    if (found := read(store, name, alias["version"])) is None:
+    return None if alias is None else _recorded(store, name, alias["version"], f"aliases/{name}.json")
+
+
+def before(store: Store, release: Release) -> Release | None:
+    """The release that one followed; None for the first. Raises: as `last`."""
+    where = f"releases/{release.name}/{release.version}.json"
+    return _recorded(store, release.name, release.previous, where) if release.previous else None
+
+
+def _recorded(store: Store, name: str, version: str, where: str) -> Release:
+    if (found := read(store, name, version)) is None:
         raise ValueError(
-            f"{store.location}/aliases/{name}.json: found version {alias['version']}, of which there is no record; "
-            "expected one in releases"
+            f"{store.location}/{where}: found version {version}, of which there is no record; expected one in releases"
         )
     return found
 

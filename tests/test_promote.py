@@ -235,6 +235,20 @@ def test_a_model_worse_than_the_last_promoted_one_is_refused_though_better_than_
     assert first["previous"] is None
 
 
+def test_a_run_that_is_repeated_is_decided_as_it_was_and_not_against_its_own_model(
+    promoted: Any, tmp_path: Path
+) -> None:
+    promoted("c")
+    second = promoted("d", Model({}, gain=4.0), wins=0.9)
+    sides = [f"{what}_{side}" for what in ("benchmarks", "answers") for side in ("base", "tuned")]
+    for letter, last in (("c", second["version"]), ("d", second["previous"])):
+        inputs = {name: tmp_path / letter / "in" / name.replace("_", "-") for name in (*sides, "verdicts", "training")}
+        out = tmp_path / "again" / letter
+        manifest = promote.run(**inputs, out=out, name="croco-toy", store=str(tmp_path / "store"))
+        assert json.loads((out / "decision.json").read_text())["last"] == last
+        assert (manifest.digest == dataset.load_manifest(tmp_path / letter / "decision").digest) == (letter == "d")
+
+
 def test_what_cannot_be_compared_with_the_last_is_refused(promoted: Any) -> None:
     promoted("c")
     with pytest.raises(ValueError, match=r"arena's judge: found .* cannot be compared with"):
