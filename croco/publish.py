@@ -116,7 +116,9 @@ def run(
     registered = register(registry, released, location, _numbers(verdicts)) if registry else None
     where = {"location": location, "hub": hub, "hub_commit": commit, "registry_id": registered}
     about = {**dataclasses.asdict(released), **where}
-    (out / "release.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / "release.json").write_text(
+        json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     for file in (CARD, "release.json"):
         writer.attach(out / file)
     shown = dataset.Count("files", None, len(released.files), len(released.files))

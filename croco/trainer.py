@@ -262,6 +262,13 @@ def _save_adapter(model: Any, out: Path, base: Mapping[str, Any]) -> None:
     config.target_modules = sorted(config.target_modules)
     model.save_pretrained(out, save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)  # a form nobody filled in
+    _permit(out, "adapter_config.json")
+
+
+def _permit(out: Path, config: str) -> None:
+    """Let those read the weights who may read `config`: safetensors lets none but a file's owner."""
+    for file in out.glob("*.safetensors"):
+        file.chmod((out / config).stat().st_mode)
 
 
 def merge(base: Path, adapter: Path, out: Path) -> None:
@@ -277,6 +284,7 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(progressbar=True, safe_merge=True)
     merged.generation_config = GenerationConfig()  # replaced below: transformers refuses to save some it can load
     merged.save_pretrained(out)
+    _permit(out, "config.json")
     chat.load_tokenizer(str(base)).save_pretrained(out)
     (out / "generation_config.json").unlink(missing_ok=True)
     if (base / "generation_config.json").is_file():
