@@ -311,6 +311,9 @@ def test_dpo_starts_at_ln_2_separates_the_pairs_and_counts_every_row(
         "metrics.jsonl",
         "training.svg",
     ]
+    for weights, config in (("adapter/adapter_model", "adapter/adapter_config"), ("merged/model", "merged/config")):
+        permitted = [(tmp_path / "out" / file).stat().st_mode for file in (f"{weights}.safetensors", f"{config}.json")]
+        assert permitted[0] == permitted[1]
     assert dataset.verify(tmp_path / "out") == manifest
     [spent] = manifest.ledger
     assert (spent.language, spent.tokens_out, spent.gpu_seconds) == (None, 0, 0)
