@@ -100,11 +100,11 @@ def released(judge: Brief, matches: Sequence[Match]) -> Side:
     return call
 
 
-def judges_of(model: Any, tokens: int) -> dict[str, Brief]:
-    """Ours and the released code's, with memory for so many tokens."""
+def judges_of(model: Any, tokens: int, *, eager: bool) -> dict[str, Brief]:
+    """Ours and the released code's, with memory for so many tokens; `eager`: theirs is not compiled either."""
     memory, tokenizer = {"kv_cache_memory_bytes": drawn.kv_bytes(model, tokens)}, chat.load_tokenizer(str(model))
     options = engine.settings(CONTEXT)
-    theirs = {"enable_prefix_caching": True, "max_num_seqs": 512}
+    theirs = {"enable_prefix_caching": True, "max_num_seqs": 512, "enforce_eager": eager}
     return {
         "ours": Brief(drawn.llm(model, max_model_len=CONTEXT, **{**options, **memory}), tokenizer),
         "released": Brief(drawn.llm(model, max_model_len=CONTEXT, **theirs, **memory), tokenizer),
@@ -113,7 +113,7 @@ def judges_of(model: Any, tokens: int) -> dict[str, Brief]:
 
 def measure(setting: Setting, model: Any, matches: Sequence[Match], tokens: int, rounds: int) -> dict[str, Any]:
     """Runs of both sides, and what each computed of its prompts and again, over the distinct beginnings of them."""
-    both = judges_of(model, tokens)
+    both = judges_of(model, tokens, eager=setting.quick)  # compiling takes longer than all that quick then does
     counters = {side: drawn.Computed(judge.llm) for side, judge in both.items()}
     sides = {"ours": ours(both["ours"], matches, setting), "released": released(both["released"], matches)}
 
