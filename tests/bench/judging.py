@@ -2,8 +2,9 @@
 
 The released side follows src/eval_marenahard.py: each question once, in one order drawn at random, its prompt (which
 begins with what is asked of the judge and ends with how to reply) as text to one `LLM.generate` a language. Its flags:
-512 sequences, prefix caching, no seed of a request, vLLM's defaults for the rest. It differs in what a CPU asks for:
-the context is 8192 tokens and the memory for keys and values is given in bytes, on both sides the same.
+512 sequences, prefix caching, no seed of a request, vLLM's defaults for the rest (quick, it is not compiled). It
+differs in what a CPU asks for: the context is 8192 tokens and the memory for keys and values is given in bytes, on both
+sides the same.
 
 Ours is what `arena` does with its questions: ties of identical answers without a call, both orders of the others,
 shards, verdicts in Parquet. Replies are cut at a few tokens on both sides, for a random judge finds no end.
