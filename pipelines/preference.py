@@ -36,8 +36,10 @@ from components.track import track
 from components.train import train
 from components.translate import translate
 from pipelines.placement import Cluster, place
+from pipelines.shallow import shallow
 
 
+@shallow
 def preference(cluster: Cluster = Cluster()) -> Any:
     """The pipeline for a cluster."""
 

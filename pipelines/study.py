@@ -34,6 +34,7 @@ from components.translate import translate
 from pipelines.arms import BASE, SHARED, Arm, Study
 from pipelines.placement import Cluster
 from pipelines.runs import SETTLED, Tasks, some, started
+from pipelines.shallow import shallow
 
 ROLES = ("source", "translator", "policy", "reward", "judge", "questions", "benchmark_datasets")
 
@@ -305,6 +306,7 @@ def flows_of(described: Study, cluster: Cluster) -> list[Flow]:
     return [Flow(described, policy, cluster, made) for policy in described.policies]
 
 
+@shallow
 def study(described: Study, cluster: Cluster = Cluster()) -> Any:
     """The pipeline of a study for a cluster; its outputs are the reports, by policy."""
     alone = [arm.name for arm in described.arms if arm.start or arm.method == "online"]

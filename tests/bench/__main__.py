@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.measuring import Figure, Setting, machine, table
 
-BENCHES = ("startup", "pairing", "page", "translation", "sampling", "scoring", "dpo", "rounding", "judging", "plan")
+BENCHES = ("startup", "pairing", "page", "translation", "sampling", "scoring", "dpo", "rounding", "judging", "flow")
 """In the order of the flow, what needs no engine first."""
 
 

@@ -108,7 +108,7 @@ def read(setting: Setting, count: int) -> Path:
 
 
 def run(setting: Setting) -> Result:
-    prompts, longest = read(setting, 4), setting.of(64, 40)
+    prompts, longest = read(setting, 4), setting.of(96, 40)
     layers, width, context = setting.of(4, 2), setting.of(1024, 64), setting.of(1024, 512)
     policy = drawn.model(setting.work / "policy", reward=False, layers=layers, width=width, context=context)
     decoding = {"temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_tokens": longest, "min_room": longest}
