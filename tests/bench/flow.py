@@ -85,9 +85,9 @@ def whole(
     environment: Mapping[str, str] | None = None,
 ) -> float:
     """Run the whole flow as `make run` does, but for what is changed and where it is; seconds."""
-    places = {"--toy": setting.toy, "--out": setting.work / name, "--store": setting.work / store}
+    places = [f"--toy={setting.toy}", f"--out={setting.work / name}", f"--store={setting.work / store}"]
     settings = [f"--set={key}={json.dumps(value)}" for key, value in changed.items()]
-    flow = ["pipelines", "run", *(str(part) for flag in places.items() for part in flag), *settings]
+    flow = ["pipelines", "run", *places, *settings]
     began = time.perf_counter()
     for command in (["croco", "toy", "--out", str(setting.toy)], flow):
         subprocess.run([sys.executable, "-m", *command], env=environment, check=True, stdout=sys.stderr)

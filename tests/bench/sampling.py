@@ -12,7 +12,7 @@ in Python, 7 us on a CPU and more on a slow one: little of this policy's 800 us,
 Shards have their usual size, so that all is one: the engine's slots run empty at the end of each, which is half a round
 of its slots in the 64 that a shard is made of, but all there is here. Where a machine's speed varies, the sides' ratio
 does too: what the stage adds to one and the same call of `generate` is the time it spends outside of it, which is shown
-beside; with a folder, two thirds of that are .13 s to hash the model, once a run.
+beside; with a folder, more than half of that is .13 s to hash the model, once a run.
 The store is a folder, and on a real S3 server too where the tests' is installed (`make .cache/objectstore/installed`).
 """
 
