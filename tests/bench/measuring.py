@@ -12,9 +12,8 @@ from typing import Any
 
 from croco import dataset, engine
 
-Side = Callable[[], float | tuple[float, float]]
-"""Does the work once -> how much it was (tokens, pairs, rows), the same for all sides that are compared; with the
-seconds it took, where not all that was done counts."""
+Side = Callable[[], float]
+"""Does the work once -> how much it was (tokens, pairs, rows), the same for all sides that are compared."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Result:
 def turns(
     sides: Mapping[str, Side], rounds: int, *, before: Callable[[], object] = lambda: None
 ) -> list[dict[str, Any]]:
-    """A row for each run of each side: round, side, amount, seconds, and CPU seconds of all threads, of all it did.
+    """A row for each run of each side: round, side, amount, seconds, and CPU seconds of all threads.
 
     The sides take turns, each round in another order, so that what else the machine does falls on all of them.
     `before` is called before each run, outside its time.
@@ -82,9 +81,8 @@ def turns(
         for name in names[start:] + names[:start]:
             before()
             began, used = time.perf_counter(), time.process_time()
-            did = sides[name]()
-            amount, spent = did if isinstance(did, tuple) else (did, time.perf_counter() - began)
-            seconds = {"seconds": spent, "cpu_seconds": time.process_time() - used}
+            amount = sides[name]()
+            seconds = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}
             found.append({"round": number, "side": name, "amount": amount, **seconds})
             print(f"round {number}: {name}: {amount / seconds['seconds']:,.1f} a second", file=sys.stderr, flush=True)
     return found

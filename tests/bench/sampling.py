@@ -147,7 +147,7 @@ def written(setting: Setting, codes: list[str]) -> Path:
 
 
 def run(setting: Setting) -> Result:
-    codes, longest = list(languages.LANGUAGES)[: setting.of(16, 2)], setting.of(96, 40)
+    codes, longest = list(languages.LANGUAGES)[: setting.of(14, 2)], setting.of(96, 40)
     prompts = written(setting, codes)
     layers, width, context = setting.of(4, 2), setting.of(1024, 64), setting.of(1024, 512)
     policy = drawn.model(setting.work / "policy", reward=False, layers=layers, width=width, context=context)
@@ -167,7 +167,7 @@ def run(setting: Setting) -> Result:
         one(PLAIN, places["folder"], codes[:1])  # loads what stays
         found = {"folder": [one(PLAIN, places["folder"], codes) for _ in range(setting.of(2, 1))]}
         if "S3" in places:
-            found["S3"] = [one(TOLD, places["S3"], codes[: setting.of(4, 2)])]
+            found["S3"] = [one(TOLD, places["S3"], codes[: setting.of(8, 2)])]
     runs = [
         row
         for name, times in found.items()
